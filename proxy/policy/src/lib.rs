@@ -1,1 +1,35 @@
-//! .
+//! What is decided, and how: the bundle, the roster, and one pure function over them.
+//!
+//! Owns the contract between operator and proxy (the serialised [`Bundle`]) and the decision itself.
+//! Touches its arguments only: no clock, no environment, no files, no hash-map order.
+//! Keeps the invariant that nothing is allowed unless a rule in force says so about *known* facts.
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "a failing test should stop where it fails"
+    )
+)]
+
+mod action;
+mod bundle;
+mod decide;
+mod pattern;
+mod roster;
+mod spiffe;
+mod world;
+
+pub use action::{Action, Attribute, Fact, Object, ObjectKind, Operation, QualifiedName, Usage};
+pub use bundle::{
+    BUNDLE_VERSION, Bundle, BundleError, Effect, Matcher, ObjectMatcher, PolicyEntry, Recording, RecordingLevel, Rule,
+    Subject, TargetRef, TlsMode, Upstream,
+};
+pub use decide::{Denial, DenyReason, RuleRef, Session, Verdict, decide, standing};
+pub use pattern::{NamePattern, PatternError};
+pub use roster::{Member, Roster};
+pub use spiffe::{IdentityName, SpiffeError};
+pub use world::World;

@@ -1,0 +1,341 @@
+//! The decision: a pure function from world, session and action to a verdict.
+//!
+//! Owns the meaning of rules. Touches its arguments only. Invariants: nothing matching is refused; a deny
+//! wins over an allow; a rule whose outcome hangs on an unknown fact never helps to allow and, where it
+//! denies, denies.
+
+use crate::bundle::{Bundle, Effect, Matcher, ObjectMatcher, PolicyEntry, Rule, Subject};
+use crate::{Action, Fact, IdentityName, Member, Object, Operation, World};
+
+/// The facts of a session that decisions hang on. All come from the verified certificate and from the
+/// credential the session was opened with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// Who speaks.
+    pub identity: IdentityName,
+    /// notBefore of the certificate, in seconds since the Unix epoch.
+    pub not_before: i64,
+    /// The target's credential by name.
+    pub credential: String,
+}
+
+/// Where a rule stands in the bundle that was in force; its names are in [`Bundle::rule_names`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuleRef {
+    policy: usize,
+    rule: usize,
+}
+
+/// What was decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may go on; `rule` is the first that allowed, absent where there was nothing to judge.
+    Allow {
+        /// The rule.
+        rule: Option<RuleRef>,
+    },
+    /// It may not.
+    Deny(Denial),
+}
+
+/// A refusal with its cause.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// Why.
+    pub reason: DenyReason,
+}
+
+/// Why something was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DenyReason {
+    /// The roster does not have the identity.
+    UnknownIdentity,
+    /// It is suspended.
+    Suspended,
+    /// The certificate was issued before the identity's `minNotBefore`.
+    Revoked,
+    /// No policy grants this credential to this identity.
+    CredentialNotGranted {
+        /// Those it may use, sorted.
+        granted: Vec<String>,
+    },
+    /// A rule denies it.
+    Rule {
+        /// Its policy.
+        policy: String,
+        /// Its name.
+        rule: String,
+        /// What its author wants the agent to read.
+        message: Option<String>,
+    },
+    /// A rule that denies may apply, and what it hangs on is not known.
+    Undecidable {
+        /// Its policy.
+        policy: String,
+        /// Its name.
+        rule: String,
+    },
+    /// No rule allows it.
+    NotAllowed {
+        /// The operation that no rule allows, for a person.
+        operation: String,
+    },
+    /// The command could not be read, or does what is never let through; said by the protocol.
+    NotUnderstood {
+        /// The cause and the next step.
+        cause: String,
+    },
+}
+
+/// How far a matcher applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Match {
+    Yes,
+    No,
+    Unknown,
+}
+
+/// Whether the session may go on at all: the identity is known, not suspended, its certificate not
+/// revoked, and its credential granted to it by some policy.
+///
+/// # Errors
+/// With the cause, when it may not.
+pub fn standing(world: &World, session: &Session) -> Result<(), Denial> {
+    let member = known_member(world, session)?;
+    let granted = |policy: &PolicyEntry| policy.credentials.contains(&session.credential);
+    if applicable(&world.bundle, member).any(|(_, policy)| granted(policy))
+        && world.bundle.upstream.credentials.contains(&session.credential)
+    {
+        return Ok(());
+    }
+    let mut granted: Vec<String> =
+        applicable(&world.bundle, member).flat_map(|(_, policy)| policy.credentials.iter().cloned()).collect();
+    granted.sort();
+    granted.dedup();
+    Err(DenyReason::CredentialNotGranted { granted }.into())
+}
+
+/// Judges one command.
+#[must_use]
+pub fn decide(world: &World, session: &Session, action: &Action) -> Verdict {
+    if let Err(denial) = standing(world, session) {
+        return Verdict::Deny(denial);
+    }
+    let member = match known_member(world, session) {
+        Ok(member) => member,
+        Err(denial) => return Verdict::Deny(denial),
+    };
+    let in_force = || {
+        applicable(&world.bundle, member)
+            .filter(|(_, policy)| policy.credentials.contains(&session.credential))
+            .flat_map(|(at, policy)| {
+                policy.rules.iter().enumerate().map(move |(n, rule)| (RuleRef { policy: at, rule: n }, policy, rule))
+            })
+    };
+    // Deny first, over every operation: which rule is named must not hang on the order of operations.
+    for (_, policy, rule) in in_force().filter(|(_, _, rule)| rule.effect == Effect::Deny) {
+        if let Some(reason) = denies(policy, rule, action) {
+            return Verdict::Deny(reason.into());
+        }
+    }
+    let mut first = None;
+    for operation in &action.operations {
+        let allowed = in_force()
+            .find(|(_, _, rule)| rule.effect == Effect::Allow && allows(&rule.matcher, operation) == Match::Yes);
+        match allowed {
+            Some((rule, _, _)) => first = first.or(Some(rule)),
+            None => return Verdict::Deny(DenyReason::NotAllowed { operation: operation.to_string() }.into()),
+        }
+    }
+    Verdict::Allow { rule: first }
+}
+
+fn known_member<'w>(world: &'w World, session: &Session) -> Result<&'w Member, Denial> {
+    let identity = &session.identity;
+    if identity.trust_domain() != world.bundle.trust_domain {
+        return Err(DenyReason::UnknownIdentity.into());
+    }
+    let member = world.roster.member(identity.namespace(), identity.name()).ok_or(DenyReason::UnknownIdentity)?;
+    if member.suspended {
+        return Err(DenyReason::Suspended.into());
+    }
+    if session.not_before < member.min_not_before {
+        return Err(DenyReason::Revoked.into());
+    }
+    Ok(member)
+}
+
+fn applicable<'w>(bundle: &'w Bundle, member: &'w Member) -> impl Iterator<Item = (usize, &'w PolicyEntry)> {
+    bundle
+        .policies
+        .iter()
+        .enumerate()
+        .filter(move |(_, policy)| policy.subjects.iter().any(|subject| speaks_of(subject, member)))
+}
+
+fn speaks_of(subject: &Subject, member: &Member) -> bool {
+    match subject {
+        Subject::Agent { namespace, name } => *namespace == member.namespace && *name == member.name,
+        Subject::Group { namespace, name } => *namespace == member.namespace && member.groups.contains(name),
+    }
+}
+
+fn denies(policy: &PolicyEntry, rule: &Rule, action: &Action) -> Option<DenyReason> {
+    let mut undecidable = false;
+    for operation in &action.operations {
+        match denied_by(&rule.matcher, operation) {
+            Match::Yes => {
+                return Some(DenyReason::Rule {
+                    policy: policy.name.clone(),
+                    rule: rule.name.clone(),
+                    message: rule.message.clone(),
+                });
+            }
+            Match::Unknown => undecidable = true,
+            Match::No => {}
+        }
+    }
+    undecidable.then(|| DenyReason::Undecidable { policy: policy.name.clone(), rule: rule.name.clone() })
+}
+
+/// To allow, a matcher must cover every object that the name could mean.
+fn allows(matcher: &Matcher, operation: &Operation) -> Match {
+    let object = |wanted: &[ObjectMatcher]| match &operation.object {
+        Fact::Unknown => Match::Unknown,
+        // An operation without an object is covered by a limited rule only when its verb is spelled out.
+        Fact::Known(None) => Match::of(matcher.verbs.is_some()),
+        Fact::Known(Some(object)) => {
+            Match::of(!object.names.is_empty() && object.names.iter().all(|name| listed(wanted, object, name)))
+        }
+    };
+    matches(matcher, operation, object)
+}
+
+/// To deny, it is enough that one object that the name could mean is listed.
+fn denied_by(matcher: &Matcher, operation: &Operation) -> Match {
+    let object = |wanted: &[ObjectMatcher]| match &operation.object {
+        Fact::Unknown => Match::Unknown,
+        Fact::Known(None) => Match::No,
+        Fact::Known(Some(object)) => Match::of(object.names.iter().any(|name| listed(wanted, object, name))),
+    };
+    matches(matcher, operation, object)
+}
+
+fn matches(matcher: &Matcher, operation: &Operation, object: impl Fn(&[ObjectMatcher]) -> Match) -> Match {
+    let verb = matcher.verbs.as_ref().is_none_or(|verbs| verbs.iter().any(|verb| *verb == operation.verb));
+    if !verb {
+        return Match::No;
+    }
+    let mut result = matcher.objects.as_deref().map_or(Match::Yes, object);
+    for (attribute, wanted) in &matcher.attributes {
+        result = result.and(match operation.attribute(*attribute) {
+            Fact::Known(found) => Match::of(found == *wanted),
+            Fact::Unknown => Match::Unknown,
+        });
+    }
+    result
+}
+
+fn listed(wanted: &[ObjectMatcher], object: &Object, name: &crate::QualifiedName) -> bool {
+    wanted.iter().any(|kind| kind.kind == object.kind && kind.names.iter().any(|pattern| pattern.matches(name)))
+}
+
+impl Match {
+    const fn of(holds: bool) -> Self {
+        if holds { Self::Yes } else { Self::No }
+    }
+
+    const fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::No, _) | (_, Self::No) => Self::No,
+            (Self::Unknown, _) | (_, Self::Unknown) => Self::Unknown,
+            (Self::Yes, Self::Yes) => Self::Yes,
+        }
+    }
+}
+
+impl Bundle {
+    /// Policy and rule that a reference of a verdict under this very bundle names.
+    #[must_use]
+    pub fn rule_names(&self, at: RuleRef) -> Option<(&str, &str)> {
+        let policy = self.policies.get(at.policy)?;
+        Some((&policy.name, &policy.rules.get(at.rule)?.name))
+    }
+}
+
+impl From<DenyReason> for Denial {
+    fn from(reason: DenyReason) -> Self {
+        Self { reason }
+    }
+}
+
+impl Denial {
+    /// A refusal that the protocol itself has cause for.
+    #[must_use]
+    pub fn not_understood(cause: impl Into<String>) -> Self {
+        DenyReason::NotUnderstood { cause: cause.into() }.into()
+    }
+
+    /// Policy and rule that refused, where one did.
+    #[must_use]
+    pub fn rule(&self) -> Option<(&str, &str)> {
+        match &self.reason {
+            DenyReason::Rule { policy, rule, .. } | DenyReason::Undecidable { policy, rule } => Some((policy, rule)),
+            _ => None,
+        }
+    }
+
+    /// Whether the session itself is over, not only this command.
+    #[must_use]
+    pub const fn ends_session(&self) -> bool {
+        matches!(
+            self.reason,
+            DenyReason::UnknownIdentity
+                | DenyReason::Suspended
+                | DenyReason::Revoked
+                | DenyReason::CredentialNotGranted { .. }
+        )
+    }
+}
+
+impl std::fmt::Display for Denial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.reason {
+            DenyReason::UnknownIdentity => f.write_str("this identity is not known here"),
+            DenyReason::Suspended => f.write_str("this identity is suspended"),
+            DenyReason::Revoked => f.write_str("this certificate was revoked: use a newer one"),
+            DenyReason::CredentialNotGranted { granted } if granted.is_empty() => {
+                f.write_str("no policy grants this identity anything here")
+            }
+            DenyReason::CredentialNotGranted { granted } => {
+                write!(f, "this credential is not granted: connect with one of {}", granted.join(", "))
+            }
+            DenyReason::Rule { policy, rule, message: Some(message) } => {
+                write!(f, "refused by policy {policy}, rule {rule}: {message}")
+            }
+            DenyReason::Rule { policy, rule, message: None } => write!(f, "refused by policy {policy}, rule {rule}"),
+            DenyReason::Undecidable { policy, rule } => {
+                write!(f, "refused by policy {policy}, rule {rule}: what it depends on cannot be derived")
+            }
+            DenyReason::NotAllowed { operation } => write!(f, "no rule allows {operation}"),
+            DenyReason::NotUnderstood { cause } => f.write_str(cause),
+        }
+    }
+}
+
+impl std::fmt::Display for Operation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.verb)?;
+        match &self.object {
+            Fact::Known(None) => Ok(()),
+            Fact::Unknown => f.write_str(" of something that cannot be derived"),
+            Fact::Known(Some(object)) => {
+                f.write_str(" on")?;
+                for (n, name) in object.names.iter().enumerate() {
+                    write!(f, "{} {name}", if n == 0 { "" } else { " or" })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The roster: the identities a fleet may meet, as the cluster has them now.
+//!
+//! Owns what a proxy knows about agents. Touches nothing; `edges/` fills it. Invariant: an identity
+//! that is not in it does not exist.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The identities of the namespaces that the bundle names, by namespace and name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Roster {
+    /// Every identity known. In files this is a plain list.
+    #[serde(with = "as_list", default)]
+    pub members: BTreeMap<(String, String), Member>,
+}
+
+/// One identity.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Member {
+    /// Namespace of the `AgentIdentity`.
+    pub namespace: String,
+    /// Name of the `AgentIdentity`.
+    pub name: String,
+    /// Groups it is in; a group belongs to this namespace.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// Nothing is allowed while this is set.
+    #[serde(default)]
+    pub suspended: bool,
+    /// Certificates whose notBefore is earlier are dead: the later of `revokeBefore` and the object's
+    /// creation. Seconds since the Unix epoch.
+    #[serde(default)]
+    pub min_not_before: i64,
+}
+
+impl Roster {
+    /// The member of that namespace and name.
+    #[must_use]
+    pub fn member(&self, namespace: &str, name: &str) -> Option<&Member> {
+        // The key is a pair of owned strings: a borrowed pair cannot look it up without a copy, and this
+        // runs once a session and once a change of the world, not once a command.
+        self.members.get(&(namespace.to_owned(), name.to_owned()))
+    }
+
+    /// Adds or replaces a member.
+    pub fn insert(&mut self, member: Member) {
+        self.members.insert((member.namespace.clone(), member.name.clone()), member);
+    }
+}
+
+mod as_list {
+    use super::{BTreeMap, Member};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        members: &BTreeMap<(String, String), Member>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(members.values())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<(String, String), Member>, D::Error> {
+        let mut members = BTreeMap::new();
+        for member in Vec::<Member>::deserialize(deserializer)? {
+            let key = (member.namespace.clone(), member.name.clone());
+            if members.insert(key, member).is_some() {
+                return Err(serde::de::Error::custom("an identity is listed twice"));
+            }
+        }
+        Ok(members)
+    }
+}

@@ -1,0 +1,256 @@
+//! Laws of the decision and of the bundle that hold for every policy: generated, not hand-picked.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use sallyport_policy::*;
+
+const VERBS: [&str; 3] = ["Select", "Update", "Drop"];
+const TABLES: [&str; 3] = ["a", "b", "c"];
+
+fn session() -> Session {
+    Session {
+        identity: IdentityName::new("cluster.local", "ci", "bot").unwrap(),
+        not_before: 100,
+        credential: "default".into(),
+    }
+}
+
+fn bundle(rules: Vec<Rule>) -> Bundle {
+    Bundle {
+        version: BUNDLE_VERSION,
+        revision: String::new(),
+        target: TargetRef { namespace: "shop".into(), name: "orders-db".into() },
+        trust_domain: "cluster.local".into(),
+        upstream: Upstream {
+            protocol: "postgres".into(),
+            host: "db".into(),
+            port: 5432,
+            tls: TlsMode::VerifyFull,
+            server_name: None,
+            credentials: vec!["default".into()],
+            settings: serde_json::Map::new(),
+        },
+        agent_namespaces: vec!["ci".into()],
+        recording: Recording { level: RecordingLevel::Commands },
+        policies: vec![PolicyEntry {
+            name: "p".into(),
+            subjects: vec![Subject::Agent { namespace: "ci".into(), name: "bot".into() }],
+            credentials: vec!["default".into()],
+            rules,
+        }],
+    }
+    .sealed()
+}
+
+fn world(rules: Vec<Rule>) -> World {
+    let mut roster = Roster::default();
+    roster.insert(Member { namespace: "ci".into(), name: "bot".into(), ..Member::default() });
+    World { bundle: Arc::new(bundle(rules)), roster: Arc::new(roster), generation: 1 }
+}
+
+fn matcher() -> impl Strategy<Value = Matcher> {
+    let verbs = proptest::option::of(proptest::sample::subsequence(VERBS.to_vec(), 0..=3));
+    let tables = proptest::option::of(proptest::sample::subsequence(TABLES.to_vec(), 0..=3));
+    (verbs, tables, proptest::option::of(any::<bool>())).prop_map(|(verbs, tables, unbounded)| Matcher {
+        verbs: verbs.map(|verbs| verbs.into_iter().map(str::to_owned).collect()),
+        objects: tables.map(|names| {
+            vec![ObjectMatcher {
+                kind: ObjectKind::Table,
+                names: names.iter().map(|name| NamePattern::parse(&format!("public.{name}")).unwrap()).collect(),
+            }]
+        }),
+        attributes: unbounded.map(|wanted| (Attribute::Unbounded, wanted)).into_iter().collect(),
+    })
+}
+
+fn rules(effect: Option<Effect>) -> impl Strategy<Value = Vec<Rule>> {
+    let effect = move |deny: bool| effect.unwrap_or(if deny { Effect::Deny } else { Effect::Allow });
+    proptest::collection::vec((matcher(), any::<bool>()), 0..5).prop_map(move |rules| {
+        rules
+            .into_iter()
+            .enumerate()
+            .map(|(n, (matcher, deny))| Rule { name: format!("r{n}"), effect: effect(deny), message: None, matcher })
+            .collect()
+    })
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let names = proptest::sample::subsequence(TABLES.to_vec(), 1..=3);
+    let object = prop_oneof![
+        Just(Fact::Unknown),
+        Just(Fact::Known(None)),
+        names.prop_map(|names| Fact::Known(Some(Object {
+            kind: ObjectKind::Table,
+            names: names.into_iter().map(|name| QualifiedName::new("public", name)).collect(),
+            usage: Usage::Read,
+        })))
+    ];
+    let unbounded = prop_oneof![Just(Fact::Unknown), any::<bool>().prop_map(Fact::Known)];
+    (proptest::sample::select(VERBS.to_vec()), object, unbounded).prop_map(|(verb, object, unbounded)| Operation {
+        verb: verb.into(),
+        object,
+        attributes: vec![(Attribute::Unbounded, unbounded)],
+    })
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    proptest::collection::vec(operation(), 1..4).prop_map(|operations| Action { operations })
+}
+
+/// Every way the unknown facts of an action could turn out.
+fn completions(action: &Action) -> Vec<Action> {
+    let mut all = vec![Action::none()];
+    for operation in &action.operations {
+        let objects = match &operation.object {
+            Fact::Unknown => {
+                let mut every = vec![Fact::Known(None)];
+                every.extend(TABLES.map(|name| {
+                    Fact::Known(Some(Object {
+                        kind: ObjectKind::Table,
+                        names: vec![QualifiedName::new("public", name)],
+                        usage: Usage::Read,
+                    }))
+                }));
+                every
+            }
+            known => vec![known.clone()],
+        };
+        let unbounded = match operation.attribute(Attribute::Unbounded) {
+            Fact::Unknown => vec![true, false],
+            Fact::Known(known) => vec![known],
+        };
+        let mut next = Vec::new();
+        for so_far in &all {
+            for object in &objects {
+                for value in &unbounded {
+                    let mut longer = so_far.clone();
+                    longer.operations.push(Operation {
+                        verb: operation.verb.clone(),
+                        object: object.clone(),
+                        attributes: vec![(Attribute::Unbounded, Fact::Known(*value))],
+                    });
+                    next.push(longer);
+                }
+            }
+        }
+        all = next;
+    }
+    all
+}
+
+fn allowed(rules: &[Rule], action: &Action) -> bool {
+    matches!(decide(&world(rules.to_vec()), &session(), action), Verdict::Allow { .. })
+}
+
+proptest! {
+    #[test]
+    fn without_an_allow_rule_nothing_is_allowed(rules in rules(Some(Effect::Deny)), action in action()) {
+        prop_assert!(!allowed(&rules, &action));
+    }
+
+    #[test]
+    fn removing_an_allow_never_widens(rules in rules(None), action in action(), at in 0usize..5) {
+        let mut fewer = rules.clone();
+        if fewer.get(at).is_some_and(|rule| rule.effect == Effect::Allow) { fewer.remove(at); }
+        prop_assert!(!allowed(&fewer, &action) || allowed(&rules, &action));
+    }
+
+    #[test]
+    fn adding_a_deny_never_widens(rules in rules(None), more in rules(Some(Effect::Deny)), action in action()) {
+        let mut stricter = rules.clone();
+        stricter.extend(more);
+        prop_assert!(!allowed(&stricter, &action) || allowed(&rules, &action));
+    }
+
+    #[test]
+    fn the_order_of_rules_does_not_matter(rules in rules(None), action in action()) {
+        let mut turned = rules.clone();
+        turned.reverse();
+        prop_assert_eq!(allowed(&rules, &action), allowed(&turned, &action));
+    }
+
+    #[test]
+    fn what_is_allowed_in_ignorance_is_allowed_however_it_turns_out(rules in rules(None), action in action()) {
+        if allowed(&rules, &action) {
+            for known in completions(&action) {
+                prop_assert!(allowed(&rules, &known), "{:?}", known);
+            }
+        }
+    }
+
+    #[test]
+    fn a_bundle_reads_back_as_itself(rules in rules(None)) {
+        let bundle = bundle(rules);
+        prop_assert_eq!(Bundle::read(&bundle.to_json()).unwrap(), bundle);
+    }
+}
+
+fn allow_all() -> Vec<Rule> {
+    vec![Rule { name: "all".into(), effect: Effect::Allow, message: None, matcher: Matcher::default() }]
+}
+
+#[test]
+fn a_suspended_identity_is_refused_even_an_empty_action() {
+    let mut world = world(allow_all());
+    assert!(matches!(decide(&world, &session(), &Action::none()), Verdict::Allow { rule: None }));
+    let mut roster = Roster::default();
+    roster.insert(Member { namespace: "ci".into(), name: "bot".into(), suspended: true, ..Member::default() });
+    world.roster = Arc::new(roster);
+    let Verdict::Deny(denial) = decide(&world, &session(), &Action::none()) else { panic!("allowed") };
+    assert_eq!(denial.reason, DenyReason::Suspended);
+    assert!(denial.ends_session());
+}
+
+#[test]
+fn a_certificate_older_than_its_identity_is_refused() {
+    let mut world = world(allow_all());
+    let mut roster = Roster::default();
+    roster.insert(Member { namespace: "ci".into(), name: "bot".into(), min_not_before: 101, ..Member::default() });
+    world.roster = Arc::new(roster);
+    assert_eq!(standing(&world, &session()).unwrap_err().reason, DenyReason::Revoked);
+}
+
+#[test]
+fn a_group_of_the_same_name_in_another_namespace_is_another_group() {
+    let mut world = world(allow_all());
+    let mut bundle = (*world.bundle).clone();
+    bundle.policies[0].subjects = vec![Subject::Group { namespace: "ci".into(), name: "migrations".into() }];
+    world.bundle = Arc::new(bundle);
+    let mut roster = Roster::default();
+    roster.insert(Member {
+        namespace: "other".into(),
+        name: "bot".into(),
+        groups: vec!["migrations".into()],
+        ..Member::default()
+    });
+    roster.insert(Member { namespace: "ci".into(), name: "bot".into(), ..Member::default() });
+    world.roster = Arc::new(roster);
+    let mut stranger = session();
+    stranger.identity = IdentityName::new("cluster.local", "other", "bot").unwrap();
+    assert!(standing(&world, &stranger).is_err());
+    assert!(standing(&world, &session()).is_err(), "in no group");
+}
+
+#[test]
+fn an_ungranted_credential_names_those_that_are() {
+    let world = world(allow_all());
+    let mut other = session();
+    other.credential = "admin".into();
+    let denial = standing(&world, &other).unwrap_err();
+    assert_eq!(denial.reason, DenyReason::CredentialNotGranted { granted: vec!["default".into()] });
+    assert!(denial.to_string().contains("default"));
+}
+
+#[test]
+fn a_bundle_from_a_newer_version_or_with_a_strange_field_is_refused_whole() {
+    let json = bundle(allow_all()).to_json();
+    let newer = json.replacen("\"version\": 1", "\"version\": 2", 1);
+    assert!(matches!(Bundle::read(&newer), Err(BundleError::Version(2))));
+    let strange = json.replacen("\"version\": 1", "\"version\": 1, \"quota\": 3", 1);
+    assert!(matches!(Bundle::read(&strange), Err(BundleError::Unreadable(_))));
+    let forged = json.replacen("\"Allow\"", "\"Deny\"", 1);
+    assert!(matches!(Bundle::read(&forged), Err(BundleError::Revision { .. })));
+    assert!(matches!(Bundle::read(&" ".repeat(2 << 20)), Err(BundleError::TooLong(_))));
+}
