@@ -1,0 +1,356 @@
+//! The gate: the only place where a decision becomes a permission.
+//!
+//! Owns `Granted`, `Refused` and `GrantedOpening`: no other module can make one, and only through one can
+//! bytes reach the target. Touches the feed and the records. Invariants: the decision is made against the
+//! world in force now; what must be recorded is recorded before the permission exists.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use sallyport_policy::{Bundle, Denial, RecordingLevel, RuleRef, Session, Upstream, Verdict, World, decide, standing};
+use tokio::time::Instant;
+use tokio_rustls::client::TlsStream;
+
+use crate::fault::Fault;
+use crate::feed::PolicyFeed;
+use crate::identify::Principal;
+use crate::ports::{BoxedIo, Credential, Event as Count, Ports};
+use crate::protocol::{Conversation, Described, Opening, Outcome};
+use crate::record::{Decision, Event, Record};
+use crate::sessions::SessionId;
+
+/// A command that may go upstream, with the way there.
+#[derive(Debug)]
+pub struct Granted<'u, C> {
+    command: C,
+    number: Option<u64>,
+    upstream: &'u mut BytesMut,
+}
+
+impl<'u, C> Granted<'u, C> {
+    /// The command, its number where an outcome is owed, and the buffer towards the target.
+    pub fn into_parts(self) -> (C, Option<u64>, &'u mut BytesMut) {
+        (self.command, self.number, self.upstream)
+    }
+}
+
+/// A command that was refused. It lends a way to tell the target to fail in the same place, for which
+/// only constants will do: no byte of the refused command can be among them.
+#[derive(Debug)]
+pub struct Refused<'u, C> {
+    command: C,
+    denial: Denial,
+    upstream: &'u mut BytesMut,
+}
+
+impl<C> Refused<'_, C> {
+    /// The command, to be dropped or answered.
+    pub const fn command(&self) -> &C {
+        &self.command
+    }
+
+    /// Why.
+    pub const fn denial(&self) -> &Denial {
+        &self.denial
+    }
+
+    /// Sends a constant to the target.
+    pub fn send_constant(&mut self, bytes: &'static [u8]) {
+        self.upstream.extend_from_slice(bytes);
+    }
+}
+
+/// The way to the target, lent for one session.
+#[derive(Debug, Clone)]
+pub struct Way {
+    ports: Ports,
+    to: Upstream,
+}
+
+impl Way {
+    /// The target, as the bundle describes it.
+    #[must_use]
+    pub const fn target(&self) -> &Upstream {
+        &self.to
+    }
+
+    /// Opens a connection to the target.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn dial(&self) -> Result<BoxedIo, Fault> {
+        self.ports.dialer.dial(&self.to).await.map_err(|error| {
+            let logged = format!("{}:{} cannot be reached: {error}", self.to.host, self.to.port);
+            Fault::upstream("the target cannot be reached", logged)
+        })
+    }
+
+    /// Speaks TLS on it, if the bundle demands TLS; the caller sets the deadline.
+    ///
+    /// # Errors
+    /// When the target's certificate does not prove what it must.
+    pub async fn secure(&self, io: BoxedIo) -> Result<Result<TlsStream<BoxedIo>, BoxedIo>, Fault> {
+        let told = "the target's certificate could not be verified";
+        let tls = self.ports.dialer.tls(&self.to).map_err(|cause| Fault::internal(told, cause))?;
+        let Some(tls) = tls else { return Ok(Err(io)) };
+        let connector = tokio_rustls::TlsConnector::from(tls.config);
+        let stream = connector.connect(tls.server_name, io).await;
+        stream.map(Ok).map_err(|error| Fault::upstream(told, format!("tls with {}: {error}", self.to.host)))
+    }
+
+    /// Whether the bundle demands TLS.
+    #[must_use]
+    pub fn wants_tls(&self) -> bool {
+        self.to.tls != sallyport_policy::TlsMode::Disable
+    }
+}
+
+/// A session that may be opened, with the way to the target and its credential.
+#[derive(Debug)]
+pub struct GrantedOpening<P> {
+    /// What the protocol noted of the client's wish.
+    pub detail: P,
+    way: Arc<Way>,
+    credential: Credential,
+}
+
+impl<P> GrantedOpening<P> {
+    /// The way to the target.
+    #[must_use]
+    pub const fn way(&self) -> &Arc<Way> {
+        &self.way
+    }
+
+    /// The credential to log in with.
+    #[must_use]
+    pub const fn credential(&self) -> &Credential {
+        &self.credential
+    }
+}
+
+/// What the gate decided about a command.
+enum Ruling {
+    Granted(Option<u64>),
+    Refused(Denial),
+}
+
+/// One session's gate.
+pub(crate) struct Gate {
+    feed: Arc<PolicyFeed>,
+    ports: Ports,
+    session: Session,
+    names: Names,
+    sequence: u64,
+    commands: u64,
+    owed: VecDeque<(u64, Instant)>,
+}
+
+struct Names {
+    session: String,
+    agent: String,
+    serial: String,
+    target: String,
+}
+
+impl Gate {
+    /// Decides whether a session may be opened, and records that.
+    pub(crate) fn open<P>(
+        feed: &Arc<PolicyFeed>,
+        ports: &Ports,
+        id: SessionId,
+        principal: &Principal,
+        client: Option<SocketAddr>,
+        opening: Opening<P>,
+    ) -> Result<(Self, GrantedOpening<P>), Fault> {
+        let world = feed
+            .current()
+            .ok_or_else(|| Fault::internal("this proxy has no policy yet: try again", "no bundle or roster yet"))?;
+        let credential = match opening.credential {
+            crate::protocol::Credential::User(user) if user != principal.identity.name() => user,
+            _ => "default".to_owned(),
+        };
+        let target = &world.bundle.target;
+        let mut gate = Self {
+            feed: Arc::clone(feed),
+            ports: ports.clone(),
+            session: Session { identity: principal.identity.clone(), not_before: principal.not_before, credential },
+            names: Names {
+                session: id.to_string(),
+                agent: principal.identity.to_string(),
+                serial: principal.serial.clone(),
+                target: format!("{}/{}", target.namespace, target.name),
+            },
+            sequence: 0,
+            commands: 0,
+            owed: VecDeque::new(),
+        };
+        let refused = standing(&world, &gate.session).err();
+        let reason = refused.as_ref().map(ToString::to_string);
+        let credential = gate.session.credential.clone();
+        let decision = Decision {
+            verdict: if refused.is_some() { "deny" } else { "allow" },
+            policy: None,
+            rule: None,
+            reason: reason.as_deref(),
+            revision: &world.bundle.revision,
+        };
+        let event = Event::Open { client, credential: &credential, facts: &opening.facts, decision };
+        let recorded = gate.record(event);
+        if let Some(denial) = refused {
+            return Err(Fault::Policy(denial));
+        }
+        if world.bundle.recording.level != RecordingLevel::None {
+            recorded.map_err(no_room)?;
+        }
+        let credential = ports
+            .vault
+            .credential(&gate.session.credential)
+            .map_err(|cause| Fault::internal("the target's credential is not available to this proxy", cause))?;
+        let way = Arc::new(Way { ports: ports.clone(), to: world.bundle.upstream.clone() });
+        Ok((gate, GrantedOpening { detail: opening.detail, way, credential }))
+    }
+
+    /// Whether the session may go on, in the world as it is now.
+    pub(crate) fn standing(&self) -> Result<(), Denial> {
+        match &*self.feed.load() {
+            Some(world) => standing(world, &self.session),
+            None => Err(Denial::not_understood("this proxy has no policy")),
+        }
+    }
+
+    /// Decides on one command and records it. A permission is made only by [`Gate::grant`] below, from
+    /// the ruling of this call.
+    fn rule(&mut self, described: &Described<'_>) -> Ruling {
+        let guard = self.feed.load();
+        let Some(world) = guard.as_ref() else {
+            return Ruling::Refused(Denial::not_understood("this proxy has no policy"));
+        };
+        let world = Arc::clone(world);
+        drop(guard);
+        let verdict = match &described.action {
+            Ok(action) => decide(&world, &self.session, action),
+            // Standing first: a suspended agent is told that, whatever it sent.
+            Err(denial) => Verdict::Deny(standing(&world, &self.session).err().unwrap_or_else(|| denial.clone())),
+        };
+        match verdict {
+            Verdict::Deny(denial) => {
+                self.ports.meter.count(Count::Denied);
+                let reason = denial.to_string();
+                let (policy, rule) = denial.rule().unzip();
+                let decision =
+                    Decision { verdict: "deny", policy, rule, reason: Some(&reason), revision: &world.bundle.revision };
+                if let Some(entry) = &described.entry {
+                    let command = self.number();
+                    // Refused either way: a refusal that cannot be recorded is counted, not forgiven.
+                    let event = Event::Command { command, text: &entry.text, parameters: &entry.parameters, decision };
+                    let _counted = self.record(event);
+                }
+                Ruling::Refused(denial)
+            }
+            Verdict::Allow { rule } => self.allowed(&world, described, rule),
+        }
+    }
+
+    fn allowed(&mut self, world: &World, described: &Described<'_>, rule: Option<RuleRef>) -> Ruling {
+        let Some(entry) = described.entry.as_ref().filter(|entry| entry.runs) else {
+            return Ruling::Granted(None);
+        };
+        let command = self.number();
+        self.ports.meter.count(Count::Allowed);
+        if world.bundle.recording.level != RecordingLevel::None {
+            let (policy, rule) = rule.and_then(|rule| world.bundle.rule_names(rule)).unzip();
+            let decision = Decision { verdict: "allow", policy, rule, reason: None, revision: &world.bundle.revision };
+            let event = Event::Command { command, text: &entry.text, parameters: &entry.parameters, decision };
+            if self.record(event).is_err() {
+                return Ruling::Refused(Denial::not_understood(
+                    "this command must be recorded and there is no room to record it: tell the target's owner",
+                ));
+            }
+        }
+        self.owed.push_back((command, Instant::now()));
+        Ruling::Granted(Some(command))
+    }
+
+    /// Judges a command and hands out the permission or the refusal.
+    pub(crate) fn judge<'u, C: Conversation>(
+        &mut self,
+        conversation: &C,
+        command: C::Command,
+        upstream: &'u mut BytesMut,
+    ) -> Result<Granted<'u, C::Command>, Refused<'u, C::Command>> {
+        let ruling = self.rule(&conversation.describe(&command));
+        match ruling {
+            Ruling::Granted(number) => Ok(Granted { command, number, upstream }),
+            Ruling::Refused(denial) => Err(Refused { command, denial, upstream }),
+        }
+    }
+
+    /// Records how commands came to their end.
+    pub(crate) fn settle(&mut self, outcome: &Outcome) {
+        let Some(at) = self.owed.iter().position(|(number, _)| *number == outcome.command) else { return };
+        let Some((command, since)) = self.owed.remove(at) else { return };
+        let duration = since.elapsed();
+        let (word, code) = outcome.failed.as_deref().map_or(("completed", None), |code| ("failed", Some(code)));
+        self.outcome(command, word, code, outcome.rows, duration);
+    }
+
+    /// Records the end of the session; what is still owed is unknown.
+    pub(crate) fn close(&mut self, reason: &str) {
+        while let Some((command, since)) = self.owed.pop_front() {
+            self.outcome(command, "unknown", None, None, since.elapsed());
+        }
+        if self.records_commands() || self.sequence > 0 {
+            let _counted = self.record(Event::Close { reason });
+        }
+    }
+
+    fn outcome(
+        &mut self,
+        command: u64,
+        outcome: &'static str,
+        code: Option<&str>,
+        rows: Option<u64>,
+        duration: Duration,
+    ) {
+        if self.records_commands() {
+            // It ran: a lost outcome is counted, and the next command is refused for want of room.
+            let _counted = self.record(Event::Outcome { command, outcome, code, rows, duration });
+        }
+    }
+
+    fn records_commands(&self) -> bool {
+        let level = |bundle: &Bundle| bundle.recording.level != RecordingLevel::None;
+        self.feed.load().as_ref().is_none_or(|world| level(&world.bundle))
+    }
+
+    const fn number(&mut self) -> u64 {
+        self.commands += 1;
+        self.commands
+    }
+
+    fn record(&mut self, event: Event<'_>) -> Result<(), crate::ports::RecordFault> {
+        let record = Record {
+            time: self.ports.clock.now(),
+            session: &self.names.session,
+            sequence: self.sequence,
+            agent: &self.names.agent,
+            serial: &self.names.serial,
+            target: &self.names.target,
+            event,
+        };
+        self.sequence += 1;
+        let written = self.ports.records.append(&record);
+        if let Err(fault) = &written {
+            self.ports.meter.count(Count::RecordLost);
+            tracing::error!(session = %self.names.session, error = %fault, "record lost");
+        }
+        written
+    }
+}
+
+fn no_room(fault: crate::ports::RecordFault) -> Fault {
+    Fault::internal("sessions must be recorded and there is no room to record: tell the target's owner", fault.0)
+}

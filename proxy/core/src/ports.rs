@@ -1,0 +1,141 @@
+//! The ports: what the core needs of the world outside, as traits that `edges/` and tests fill.
+//!
+//! Owns their contracts. Touches nothing itself. Invariant: secrets cross here only as types that print
+//! redacted.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use sallyport_policy::Upstream;
+use secrecy::SecretString;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::record::Record;
+
+/// A connection, whatever carries it.
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+/// A connection whose kind does not matter any more.
+pub type BoxedIo = Box<dyn Io>;
+
+/// A future that a port answers with.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The way to the target.
+pub trait Dialer: Send + Sync {
+    /// Opens a connection to the target. The caller sets the deadline.
+    fn dial<'a>(&'a self, to: &'a Upstream) -> Answer<'a, io::Result<BoxedIo>>;
+
+    /// TLS towards the target, as the bundle demands it; `None` where it spells out `Disable`.
+    ///
+    /// # Errors
+    /// When the trust anchors cannot be read or the server's name is none.
+    fn tls(&self, to: &Upstream) -> Result<Option<UpstreamTls>, String>;
+}
+
+/// How to speak TLS to the target.
+#[derive(Clone)]
+pub struct UpstreamTls {
+    /// The client side's settings.
+    pub config: Arc<rustls::ClientConfig>,
+    /// The name the certificate must have.
+    pub server_name: rustls_pki_types::ServerName<'static>,
+}
+
+impl fmt::Debug for UpstreamTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamTls").field("server_name", &self.server_name).finish_non_exhaustive()
+    }
+}
+
+/// The target's credentials.
+pub trait Vault: Send + Sync {
+    /// The credential of that name, as it is now.
+    ///
+    /// # Errors
+    /// When it is missing or half-written; the text names the file or key, never its content.
+    fn credential(&self, name: &str) -> Result<Credential, String>;
+}
+
+/// A user of the target.
+#[derive(Debug, Clone)]
+pub struct Credential {
+    /// The user's name at the target.
+    pub username: String,
+    /// Its password; prints redacted.
+    pub password: SecretString,
+}
+
+/// Where records go. A record counts as written when this returns `Ok`.
+pub trait RecordSink: Send + Sync {
+    /// Appends one record.
+    ///
+    /// # Errors
+    /// When there is no room or no store: the command it speaks of must not run.
+    fn append(&self, record: &Record<'_>) -> Result<(), RecordFault>;
+}
+
+/// A record could not be written.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the record could not be written: {0}")]
+pub struct RecordFault(pub String);
+
+/// The wall clock.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> SystemTime;
+}
+
+/// What is counted.
+pub trait Meter: Send + Sync {
+    /// Something happened.
+    fn count(&self, event: Event);
+}
+
+/// Things worth counting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A connection was accepted.
+    Accepted,
+    /// A connection ended before a session began; the label is [`crate::Fault::blame`].
+    Refused(&'static str),
+    /// A session began.
+    Opened,
+    /// A session ended.
+    Closed,
+    /// A command was allowed.
+    Allowed,
+    /// A command was refused.
+    Denied,
+    /// A record could not be written.
+    RecordLost,
+}
+
+/// Everything outside that a session needs.
+#[derive(Clone)]
+pub struct Ports {
+    /// The way to the target.
+    pub dialer: Arc<dyn Dialer>,
+    /// Its credentials.
+    pub vault: Arc<dyn Vault>,
+    /// Where records go.
+    pub records: Arc<dyn RecordSink>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// What is counted.
+    pub meter: Arc<dyn Meter>,
+}
+
+impl fmt::Debug for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ports").finish_non_exhaustive()
+    }
+}
+
+/// Where a connection came from; absent for in-memory pipes.
+pub type Peer = Option<SocketAddr>;

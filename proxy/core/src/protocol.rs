@@ -1,0 +1,240 @@
+//! What a protocol must be able to do: translate. Everything else is the core's.
+//!
+//! Owns the traits a protocol fills and the values that pass between it and the serve loop. A
+//! [`Conversation`] does no input or output itself: it reads from and writes to the buffers it is lent.
+//! Invariant: the buffer towards the target is only reachable through [`Granted`] and [`Refused`].
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use sallyport_policy::{Action, Denial};
+
+use crate::fault::Fault;
+use crate::gate::{Granted, GrantedOpening, Refused};
+use crate::ports::{BoxedIo, Io};
+use crate::record::Parameter;
+use crate::sessions::SessionId;
+
+/// A protocol: how sessions begin. One value serves every session of a fleet.
+pub trait Protocol: Send + Sync + 'static {
+    /// What a client asked for when it opened a session.
+    type Opening: Send;
+    /// A request that comes on a connection of its own and concerns another session (cancel).
+    type OutOfBand: Send;
+    /// The session once it is logged in.
+    type Conversation: Conversation;
+
+    /// Reads what comes before TLS and answers it, byte by byte: nothing may be read past it, for what
+    /// follows in the clear must never be taken for what comes inside TLS (CVE-2021-23222).
+    ///
+    /// # Errors
+    /// When the peer does not speak this protocol. An answer in the protocol's form was already sent.
+    fn preamble<S: Io>(&self, io: &mut S) -> impl Future<Output = Result<Preamble<Self::OutOfBand>, Fault>> + Send;
+
+    /// Reads what opens a session, inside TLS. Nothing is answered yet.
+    ///
+    /// # Errors
+    /// When it is malformed or asks for what this protocol never allows.
+    fn hello<S: Io>(
+        &self,
+        io: &mut S,
+        how: TlsFacts<'_>,
+    ) -> impl Future<Output = Result<Hello<Self::Opening, Self::OutOfBand>, Fault>> + Send;
+
+    /// Opens the target with the credential that the grant lends, up to where commands may come.
+    ///
+    /// # Errors
+    /// When the target cannot be reached, verified or logged in to.
+    fn login(
+        &self,
+        opening: GrantedOpening<Self::Opening>,
+        session: SessionId,
+    ) -> impl Future<Output = Result<LoggedIn<Self::Conversation>, Fault>> + Send;
+
+    /// The session that an out-of-band request speaks of, if its proof of ownership is right.
+    fn interrupts(&self, request: &Self::OutOfBand) -> Option<SessionId>;
+
+    /// Interrupts what a session of the target is doing now, on a connection of its own.
+    ///
+    /// # Errors
+    /// When the target cannot be reached.
+    fn interrupt(&self, way: Arc<crate::gate::Way>, packet: Bytes) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// The bytes that tell a client, which has not logged in yet, why it will not be.
+    fn refusal(&self, fault: &Fault) -> Bytes;
+}
+
+/// What came before TLS.
+#[derive(Debug)]
+pub enum Preamble<O> {
+    /// TLS follows; these bytes of it have been read already.
+    Tls {
+        /// The beginning of the ClientHello, if it was read to recognise it.
+        read: Bytes,
+        /// The client spoke TLS at once, without asking; then ALPN must name the protocol.
+        direct: bool,
+    },
+    /// A request concerning another session, in the clear.
+    OutOfBand(O),
+}
+
+/// What the TLS handshake told.
+#[derive(Debug, Clone, Copy)]
+pub struct TlsFacts<'a> {
+    /// As in [`Preamble::Tls`].
+    pub direct: bool,
+    /// The protocol agreed on.
+    pub alpn: Option<&'a [u8]>,
+}
+
+/// What a client wants, inside TLS.
+#[derive(Debug)]
+pub enum Hello<P, O> {
+    /// A session.
+    Open(Opening<P>),
+    /// Something concerning another session.
+    OutOfBand(O),
+}
+
+/// A session asked for.
+#[derive(Debug)]
+pub struct Opening<P> {
+    /// The credential it named; `default` where the protocol has no user or it named itself.
+    pub credential: Credential,
+    /// Further facts for the record (database, application name), bounded by the protocol.
+    pub facts: Vec<(&'static str, String)>,
+    /// What the protocol itself needs to log in.
+    pub detail: P,
+}
+
+/// How a client named the credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// By a user name; the agent's own name means `default`.
+    User(String),
+    /// Not at all.
+    Default,
+}
+
+/// A session that is logged in to the target.
+pub struct LoggedIn<C> {
+    /// The connection to the target.
+    pub upstream: BoxedIo,
+    /// What was read from it past the login.
+    pub read: BytesMut,
+    /// The translator.
+    pub conversation: C,
+    /// What the client is sent first.
+    pub greeting: Bytes,
+}
+
+impl<C> std::fmt::Debug for LoggedIn<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoggedIn").finish_non_exhaustive()
+    }
+}
+
+/// A session's translator: bytes to commands, decisions to bytes. No input or output of its own.
+pub trait Conversation: Send {
+    /// The smallest unit that goes upstream.
+    type Command: Send;
+
+    /// Takes at most one command off the front of `input`.
+    ///
+    /// # Errors
+    /// When the bytes are not the protocol: the session ends.
+    fn next(&mut self, input: &mut BytesMut, client: &mut BytesMut) -> Result<Next<Self::Command>, Fault>;
+
+    /// What a command does, and what of it is recorded.
+    fn describe<'a>(&'a self, command: &'a Self::Command) -> Described<'a>;
+
+    /// Writes an allowed command to the target.
+    ///
+    /// # Errors
+    /// When the conversation is out of step: the session ends.
+    fn forward(&mut self, granted: Granted<'_, Self::Command>) -> Result<(), Fault>;
+
+    /// Tells the client of a refusal, in its turn, and brings the target into the same state.
+    ///
+    /// # Errors
+    /// When the conversation is out of step: the session ends.
+    fn refuse(&mut self, refused: Refused<'_, Self::Command>, client: &mut BytesMut) -> Result<(), Fault>;
+
+    /// Takes what the target sent, as far as it is whole or can be passed on in pieces, and writes what
+    /// the client shall see.
+    ///
+    /// # Errors
+    /// When the bytes are not the protocol: the session ends.
+    fn answer(&mut self, input: &mut BytesMut, client: &mut BytesMut, outcomes: &mut Vec<Outcome>)
+    -> Result<(), Fault>;
+
+    /// Whether nothing is in flight: no command awaits its outcome.
+    fn idle(&self) -> bool;
+
+    /// What to send, on a connection of its own, to interrupt the command in flight; `None` when idle.
+    fn interruption(&self) -> Option<Bytes>;
+
+    /// Tells the client why the session ends now.
+    fn farewell(&mut self, ending: &Ending, client: &mut BytesMut);
+}
+
+/// What the front of the client's bytes held.
+#[derive(Debug)]
+pub enum Next<C> {
+    /// Not a whole command yet.
+    Incomplete,
+    /// As many are in flight as may be: come again when the target has answered.
+    Full,
+    /// Something that needs no decision and sends nothing upstream was dealt with; ask again.
+    Handled,
+    /// A command.
+    Command(C),
+    /// The client is done.
+    Goodbye,
+}
+
+/// A command, described.
+#[derive(Debug)]
+pub struct Described<'a> {
+    /// What policy judges, or the protocol's own cause to refuse.
+    pub action: Result<&'a Action, Denial>,
+    /// What is recorded; `None` for what runs nothing by itself (then only its refusal is recorded).
+    pub entry: Option<Entry<'a>>,
+}
+
+/// A command as it is recorded.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    /// Whole.
+    pub text: Cow<'a, str>,
+    /// Its parameters.
+    pub parameters: Vec<Parameter>,
+    /// Whether it runs something: then it is recorded before it goes upstream, and an outcome with the
+    /// command's number is owed. Otherwise only a refusal is recorded.
+    pub runs: bool,
+}
+
+/// How a command that ran came to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The number that [`Granted::number`] gave.
+    pub command: u64,
+    /// The target's code when it failed.
+    pub failed: Option<String>,
+    /// Rows, where the target says.
+    pub rows: Option<u64>,
+}
+
+/// Why a session ends from our side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// Its standing was lost.
+    Denied(Denial),
+    /// The proxy is going away.
+    Draining,
+    /// The client broke the protocol or a limit.
+    Client(String),
+    /// The target closed or broke the protocol.
+    Upstream(String),
+}

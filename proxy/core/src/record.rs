@@ -1,0 +1,124 @@
+//! What is recorded: the events of a session, in their order.
+//!
+//! Owns the facts of a record; `edges/` owns its bytes and where they go. Touches nothing. Invariant: no
+//! credential of the target can stand in one, for no field could hold it.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+/// One event of a session.
+#[derive(Debug, Clone)]
+pub struct Record<'a> {
+    /// When.
+    pub time: SystemTime,
+    /// Which session: 32 hex digits.
+    pub session: &'a str,
+    /// Counts the events of a session from 0.
+    pub sequence: u64,
+    /// Who: the SPIFFE ID.
+    pub agent: &'a str,
+    /// The certificate's serial number in hex.
+    pub serial: &'a str,
+    /// `<namespace>/<name>` of the target.
+    pub target: &'a str,
+    /// What.
+    pub event: Event<'a>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Event<'a> {
+    /// A session was opened, or refused.
+    Open {
+        /// Where from.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client: Option<SocketAddr>,
+        /// The target's credential that was asked for, by name.
+        credential: &'a str,
+        /// What else the client named (database, application name).
+        facts: &'a [(&'static str, String)],
+        /// What was decided.
+        #[serde(flatten)]
+        decision: Decision<'a>,
+    },
+    /// A command was judged. When allowed, this is written before any byte of it goes upstream.
+    Command {
+        /// Counts the commands of a session from 1; its outcome bears the same.
+        command: u64,
+        /// The command, whole.
+        text: &'a str,
+        /// Its parameters where they are text; `null` where they are not.
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        parameters: &'a [Parameter],
+        /// What was decided.
+        #[serde(flatten)]
+        decision: Decision<'a>,
+    },
+    /// A command that was allowed came to its end.
+    Outcome {
+        /// Which.
+        command: u64,
+        /// `completed`, `failed`, or `unknown` when the connection broke first.
+        outcome: &'static str,
+        /// The target's own code for it (SQLSTATE), when it failed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<&'a str>,
+        /// Rows returned or changed, where the target says.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rows: Option<u64>,
+        /// From the decision to the end, in microseconds.
+        #[serde(rename = "durationMicros", serialize_with = "micros")]
+        duration: Duration,
+    },
+    /// The session ended.
+    Close {
+        /// Why, for a person.
+        reason: &'a str,
+    },
+}
+
+/// What was decided, and under what.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Decision<'a> {
+    /// `allow` or `deny`.
+    pub verdict: &'static str,
+    /// The policy whose rule decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<&'a str>,
+    /// The rule that decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<&'a str>,
+    /// Why it was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+    /// The revision of the bundle that was in force.
+    pub revision: &'a str,
+}
+
+/// A parameter of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Parameter {
+    /// In text form.
+    Text(String),
+    /// In binary form: not shown.
+    Binary(Opaque),
+    /// SQL NULL or its like.
+    Null,
+}
+
+/// The size of what is not shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Opaque {
+    /// Bytes.
+    #[serde(rename = "binaryBytes")]
+    pub bytes: usize,
+}
+
+fn micros<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+}
