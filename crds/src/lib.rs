@@ -1,1 +1,42 @@
-//! .
+//! The API: `AgentIdentity`, `ProtectedTarget` and `AccessPolicy` as Rust types, the source of `config/crd/`.
+//!
+//! Owns the schemas, their rules and the words of conditions. Touches nothing: no client, no async, no
+//! clock. Invariant: what one field can decide is refused by the API server, with the field and the reason.
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "a failing test should stop where it fails"
+    )
+)]
+#![allow(unreachable_pub, reason = "the schema derive writes a second, private struct for each public one")]
+
+mod access_policy;
+mod agent_identity;
+pub mod conditions;
+mod definitions;
+mod protected_target;
+mod schema;
+mod statement;
+
+pub use access_policy::{
+    AccessPolicy, AccessPolicySpec, AccessPolicyStatus, AccessRule, AgentRef, Ancestor, GroupRef, PostgresRule,
+    RuleAction, SubjectRef, TargetRef, WhereClause,
+};
+pub use agent_identity::{AgentIdentity, AgentIdentitySpec, AgentIdentityStatus, CertificateSpec};
+pub use definitions::definitions;
+pub use protected_target::{
+    BundleSourceKind, CaBundleRef, Credential, EmptyDirStore, PostgresTarget, ProtectedTarget, ProtectedTargetSpec,
+    ProtectedTargetStatus, ProxySpec, RecordStore, RecordingLevel, RecordingSpec, ReplicaStatus, Resources, SecretRef,
+    ServiceType, TlsMode, TlsSpec, VolumeClaimStore,
+};
+pub use statement::Statement;
+
+/// The API group.
+pub const GROUP: &str = "sallyport.dev";
+/// The served version.
+pub const VERSION: &str = "v1alpha1";

@@ -1,0 +1,208 @@
+//! `AccessPolicy`: which identity may do what on which target.
+//!
+//! Owns the kind's fields, defaults and rules. Touches nothing. Invariant: a rule that could never match,
+//! or that would match more than it shows, is refused by the schema.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Statement;
+use crate::schema::{self, Conditions};
+
+/// Which identity may do what on which target of the same namespace.
+#[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "sallyport.dev",
+    version = "v1alpha1",
+    kind = "AccessPolicy",
+    plural = "accesspolicies",
+    shortname = "policy",
+    category = "sallyport",
+    namespaced,
+    status = "AccessPolicyStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "Which identity may do what on which target of the same namespace. All rules of all policies on a target apply: deny over allow; what nothing allows is denied.",
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = r#".status.ancestors[*].conditions[?(@.type=="Accepted")].status"#
+    ),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = r#".status.ancestors[*].conditions[?(@.type=="Programmed")].status"#
+    ),
+    printcolumn(name = "Targets", type_ = "string", json_path = ".spec.targetRefs[*].name"),
+    printcolumn(name = "Agents", type_ = "integer", json_path = ".status.matchedAgents"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct AccessPolicySpec {
+    /// The targets it is about, in the policy's own namespace: the owner of a target grants access to it.
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub target_refs: Vec<TargetRef>,
+
+    /// The identities it speaks of: each an agent, or a group of agents.
+    #[schemars(length(min = 1, max = 64))]
+    pub subjects: Vec<SubjectRef>,
+
+    /// The target's credentials these subjects may use, by name. Its rules count in sessions opened with one of them.
+    #[serde(default = "the_default_credential", rename = "as")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 63), regex(pattern = schema::DNS_LABEL)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub credentials: Vec<String>,
+
+    /// What these subjects may and may not do.
+    #[schemars(length(min = 1, max = 128))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub rules: Vec<AccessRule>,
+}
+
+/// A target by its name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TargetRef {
+    /// Name of a `ProtectedTarget` in the same namespace.
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::DNS_SUBDOMAIN))]
+    pub name: String,
+}
+
+/// One agent, or one group of agents.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("has(self.agent) != has(self.group)").message("a subject is either an agent or a group: set exactly one"))]
+pub struct SubjectRef {
+    /// One identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentRef>,
+    /// Every identity of one namespace that lists this group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupRef>,
+}
+
+/// One identity.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AgentRef {
+    /// Namespace of the `AgentIdentity`. Absent: the policy's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::DNS_LABEL))]
+    pub namespace: Option<String>,
+    /// Name of the `AgentIdentity`.
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::DNS_SUBDOMAIN))]
+    pub name: String,
+}
+
+/// A group; the same name in another namespace is another group.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GroupRef {
+    /// Namespace the group belongs to. Absent: the policy's own. There is no "any": whoever may create
+    /// identities in a namespace may fill its groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::DNS_LABEL))]
+    pub namespace: Option<String>,
+    /// Name of the group.
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::DNS_LABEL))]
+    pub name: String,
+}
+
+/// One rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+pub struct AccessRule {
+    /// Unique in its policy; refusals and records name it.
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = ("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')", "a rule's name is made of lower case letters, digits and dashes; names with a prefix such as builtin: are the operator's own"))]
+    pub name: String,
+    /// Whether it lets through or refuses what it matches. Deny wins.
+    pub action: RuleAction,
+    /// Shown to the agent when this rule refuses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = ("!self.matches('[[:cntrl:]]')", "a message is one line without control characters"))]
+    pub message: Option<String>,
+    /// The SQL statements it matches. Every part that is set must hold; `{}` matches every statement.
+    pub postgres: PostgresRule,
+}
+
+/// What a rule does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RuleAction {
+    /// Lets matched statements through, unless another rule denies them.
+    Allow,
+    /// Refuses them, whatever else is said.
+    Deny,
+}
+
+/// The SQL statements that a rule matches.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("!has(self.where) || (has(self.statements) && self.statements.all(s, s == 'Update' || s == 'Delete'))").message("where speaks of Update and Delete alone: list only these in statements"))]
+pub struct PostgresRule {
+    /// Kinds of statement, any of. Absent: every kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub statements: Option<Vec<Statement>>,
+
+    /// Tables, views and sequences as `schema.name`, any of; `*` stands for a whole part. A name with a dot, a quote or
+    /// capital letters is written as the catalog has it, a part in double quotes where needed. Absent: not limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), inner(length(min = 3, max = 261)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new(r#"self.all(t, t.matches('^("([^"]|"")+"|[^".*\\s]+|[*])[.]("([^"]|"")+"|[^".*\\s]+|[*])$'))"#)
+            .message("a table is written schema.name, with * for a whole part (public.orders, public.*)")
+    )]
+    pub tables: Option<Vec<String>>,
+
+    /// Functions and procedures as `schema.name`, any of, written as tables are. Absent: not limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), inner(length(min = 3, max = 261)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new(r#"self.all(t, t.matches('^("([^"]|"")+"|[^".*\\s]+|[*])[.]("([^"]|"")+"|[^".*\\s]+|[*])$'))"#)
+            .message("a function is written schema.name, with * for a whole part (public.refund, public.*)")
+    )]
+    pub functions: Option<Vec<String>>,
+
+    /// Whether the UPDATE or DELETE has a WHERE clause. Absent: either.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "where")]
+    pub where_clause: Option<WhereClause>,
+}
+
+/// Whether a statement has a WHERE clause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WhereClause {
+    /// There is none: every row is touched.
+    Absent,
+    /// There is one.
+    Present,
+}
+
+/// What the operator found, target by target.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccessPolicyStatus {
+    /// One entry a target.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub ancestors: Vec<Ancestor>,
+    /// How many identities the subjects come to at present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matched_agents: Option<i32>,
+}
+
+/// What holds of the policy on one target.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Ancestor {
+    /// The target.
+    pub target_ref: TargetRef,
+    /// What is known about the policy on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Conditions,
+}
+
+fn the_default_credential() -> Vec<String> {
+    vec!["default".to_owned()]
+}

@@ -1,0 +1,119 @@
+//! `AgentIdentity`: who an agent is.
+//!
+//! Owns the kind's fields, defaults and rules. Touches nothing. Invariant: a duration that the schema
+//! let through leaves at least a minute between issue and renewal.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use crate::schema::{self, Conditions};
+
+/// Who an agent is. The operator issues it a short-lived certificate into a `kubernetes.io/tls` Secret; its
+/// principal is `spiffe://<trust-domain>/ns/<namespace>/agent/<name>`.
+#[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "sallyport.dev",
+    version = "v1alpha1",
+    kind = "AgentIdentity",
+    plural = "agentidentities",
+    shortname = "agent",
+    category = "sallyport",
+    namespaced,
+    status = "AgentIdentityStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "Who an agent is. The operator issues it a short-lived certificate; its principal is spiffe://<trust-domain>/ns/<namespace>/agent/<name>.",
+    validation = Rule::new("size(self.metadata.name) <= 63").message("the name of an AgentIdentity has at most 63 characters"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Identity", type_ = "string", json_path = ".status.spiffeId"),
+    // Not type `date`: kubectl shows how long ago a date was, and `<invalid>` for one to come.
+    printcolumn(name = "Expires", type_ = "string", json_path = ".status.notAfter"),
+    printcolumn(name = "Renews", type_ = "string", json_path = ".status.renewalTime"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentIdentitySpec {
+    /// Groups that policies select by, besides the name. A group belongs to this object's namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 63), regex(pattern = schema::DNS_LABEL)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub groups: Vec<String>,
+
+    /// While true, the next command of every open session is refused, and no new session opens.
+    #[serde(default)]
+    pub suspend: bool,
+
+    /// Certificates issued before this time are dead, at once, on every proxy. Absent: none are revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoke_before: Option<Time>,
+
+    /// How the certificate is issued.
+    #[serde(default)]
+    pub certificate: CertificateSpec,
+}
+
+/// How the certificate is issued.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.renewBefore) || duration(self.duration) - duration(self.renewBefore) >= duration('1m')").message("renewBefore must leave at least 1m of duration before the renewal"))]
+pub struct CertificateSpec {
+    /// How long a certificate is valid, from 5m to 24h.
+    #[serde(default = "one_hour")]
+    #[schemars(length(max = 16), regex(pattern = schema::DURATION))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('5m') && duration(self) <= duration('24h')").message("duration must be from 5m to 24h"))]
+    pub duration: String,
+
+    /// How long before its end a certificate is replaced. Absent: a third of `duration`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), regex(pattern = schema::DURATION))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('30s')").message("renewBefore must be at least 30s"))]
+    pub renew_before: Option<String>,
+
+    /// Name of the Secret the certificate is written to. Absent: `<name>-mtls`. A Secret that is not the
+    /// operator's is never overwritten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::DNS_SUBDOMAIN))]
+    pub secret_name: Option<String>,
+}
+
+/// What the operator found and did.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentIdentityStatus {
+    /// The principal that the certificate carries and that records name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub spiffe_id: Option<String>,
+    /// Serial number of the current certificate, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub serial: Option<String>,
+    /// The certificate is valid from this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Time>,
+    /// The certificate is valid up to this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<Time>,
+    /// The certificate is replaced at this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewal_time: Option<Time>,
+    /// Name of the Secret that holds certificate and key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub secret_name: Option<String>,
+    /// What is known about this object.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Conditions,
+}
+
+impl Default for CertificateSpec {
+    fn default() -> Self {
+        Self { duration: one_hour(), renew_before: None, secret_name: None }
+    }
+}
+
+fn one_hour() -> String {
+    "1h".to_owned()
+}

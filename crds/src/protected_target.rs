@@ -1,0 +1,328 @@
+//! `ProtectedTarget`: what is protected, how to reach it, and the fleet in front of it.
+//!
+//! Owns the kind's fields, defaults and rules. Touches nothing. Invariant: TLS towards the target is
+//! verified unless the object spells out otherwise.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::schema::{self, Conditions};
+
+/// What is protected, how to reach it, and the fleet of proxies in front of it.
+#[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "sallyport.dev",
+    version = "v1alpha1",
+    kind = "ProtectedTarget",
+    plural = "protectedtargets",
+    shortname = "target",
+    category = "sallyport",
+    namespaced,
+    status = "ProtectedTargetStatus",
+    derive = "PartialEq",
+    doc = "What is protected, how to reach it, and the fleet of proxies in front of it. Agents dial status.endpoint.",
+    // The fleet's Service has this name: RFC 1035, with room for suffixes such as -server.
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$')").message("the name of a ProtectedTarget becomes a Service: a lower case letter, then letters, digits and dashes, at most 52 in all"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Endpoint", type_ = "string", json_path = ".status.endpoint"),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.readyReplicas"),
+    printcolumn(name = "Policies", type_ = "integer", json_path = ".status.attachedPolicies"),
+    printcolumn(name = "Bundle", type_ = "string", json_path = ".status.bundleRevision"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ProtectedTargetSpec {
+    /// A PostgreSQL server.
+    pub postgres: PostgresTarget,
+
+    /// TLS towards the target.
+    pub tls: TlsSpec,
+
+    /// What the fleet logs in with; policies grant these by name. Agents never see them.
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub credentials: Vec<Credential>,
+
+    /// The fleet.
+    #[serde(default)]
+    pub proxy: ProxySpec,
+
+    /// What is recorded, and where.
+    #[serde(default)]
+    pub recording: RecordingSpec,
+}
+
+/// A PostgreSQL server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PostgresTarget {
+    /// DNS name or IP address.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = ("isIP(self) || self.matches('^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?[.]?$')", "host must be a DNS name or an IP address, without scheme and port"))]
+    pub host: String,
+    /// TCP port.
+    #[serde(default = "postgres_port")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// The schemas that an unqualified name is looked up in, for every session: rules are matched with it and
+    /// the proxy sets it on the server, so that both mean the same table.
+    #[serde(default = "search_path")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 63)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(s, s.matches('^[A-Za-z_][A-Za-z0-9_-]*$'))").message("searchPath lists schemas by plain name: letters, digits, _ and -; $user is not supported")
+    )]
+    pub search_path: Vec<String>,
+}
+
+/// TLS towards the target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.mode != 'Disable' || !has(self.caBundleRef)").message("caBundleRef has no meaning with mode Disable: remove it, or verify with VerifyFull"),
+    validation = Rule::new("self.mode == 'VerifyFull' || !has(self.serverName)").message("serverName is verified with mode VerifyFull alone: remove it, or use VerifyFull")
+)]
+pub struct TlsSpec {
+    /// How much of the target's certificate is verified. To go without TLS has to be spelled out.
+    pub mode: TlsMode,
+    /// The CA certificates that the target's certificate must come from. Absent: those of the proxy image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_bundle_ref: Option<CaBundleRef>,
+    /// The name that the target's certificate must have. Absent: `host`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = ("isIP(self) || self.matches('^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$')", "serverName must be a DNS name or an IP address"))]
+    pub server_name: Option<String>,
+}
+
+/// How much of the target's certificate is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TlsMode {
+    /// Its chain and its name.
+    VerifyFull,
+    /// Its chain; any name.
+    VerifyCa,
+    /// No TLS: passwords and data are readable on the way.
+    Disable,
+}
+
+/// CA certificates, PEM, in a Secret or ConfigMap of the same namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CaBundleRef {
+    /// The kind of object.
+    pub kind: BundleSourceKind,
+    /// Its name.
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::DNS_SUBDOMAIN))]
+    pub name: String,
+    /// The key in it.
+    #[serde(default = "ca_key")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = "^[-._a-zA-Z0-9]+$"))]
+    pub key: String,
+}
+
+/// Where a CA bundle is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum BundleSourceKind {
+    /// A `Secret`.
+    Secret,
+    /// A `ConfigMap`.
+    ConfigMap,
+}
+
+/// What the fleet can log in with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Credential {
+    /// The name policies grant it by, and clients ask for it by (as the PostgreSQL user).
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::DNS_LABEL))]
+    pub name: String,
+    /// A Secret of the same namespace with the keys `username` and `password`.
+    pub secret_ref: SecretRef,
+}
+
+/// A Secret of the same namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SecretRef {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::DNS_SUBDOMAIN))]
+    pub name: String,
+}
+
+/// The fleet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxySpec {
+    /// How many replicas.
+    #[serde(default = "two")]
+    #[schemars(range(min = 1, max = 64))]
+    pub replicas: i32,
+    /// The port agents dial.
+    #[serde(default = "postgres_port")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// How the Service is reached.
+    #[serde(default)]
+    pub service_type: ServiceType,
+    /// Resources of a replica. Absent: requests of 50m cpu and 64Mi memory, and a memory limit of 512Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+}
+
+/// How the fleet's Service is reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ServiceType {
+    /// From inside the cluster.
+    #[default]
+    ClusterIP,
+    /// From every node's port.
+    NodePort,
+    /// Through the cloud's load balancer.
+    LoadBalancer,
+}
+
+/// Resources of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Resources {
+    /// What is set aside for it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::quantities")]
+    pub requests: BTreeMap<String, IntOrString>,
+    /// What it may use at most.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::quantities")]
+    pub limits: BTreeMap<String, IntOrString>,
+}
+
+/// What is recorded, and where.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RecordingSpec {
+    /// How much is recorded.
+    #[serde(default)]
+    pub level: RecordingLevel,
+    /// Where the records are kept.
+    #[serde(default)]
+    pub store: RecordStore,
+}
+
+/// How much is recorded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RecordingLevel {
+    /// Every command, before it is forwarded; a command that cannot be recorded is refused.
+    #[default]
+    Commands,
+    /// Sessions and refusals, where that is possible.
+    None,
+}
+
+/// Where the records are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.emptyDir) != has(self.persistentVolumeClaim)").message("a store is either emptyDir or persistentVolumeClaim: set exactly one"))]
+pub struct RecordStore {
+    /// On the node, for as long as the pod lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub empty_dir: Option<EmptyDirStore>,
+    /// On a volume that outlives the pod; each replica writes to a directory of its own name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent_volume_claim: Option<VolumeClaimStore>,
+}
+
+/// A directory on the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EmptyDirStore {
+    /// How large it may grow.
+    #[serde(default = "one_gibibyte")]
+    #[schemars(length(max = 20), regex(pattern = schema::QUANTITY))]
+    pub size_limit: String,
+}
+
+/// A volume claimed beforehand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeClaimStore {
+    /// Name of a `PersistentVolumeClaim` of the same namespace; `ReadWriteMany` if replicas share it.
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::DNS_SUBDOMAIN))]
+    pub claim_name: String,
+}
+
+/// What the operator and the replicas found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProtectedTargetStatus {
+    /// What agents dial: `host:port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 320))]
+    pub endpoint: Option<String>,
+    /// Replicas that accept sessions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_replicas: Option<i32>,
+    /// The revision of the bundle that the replicas are to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub bundle_revision: Option<String>,
+    /// What each replica runs. Each writes its own entry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["pod".into()]))]
+    pub replicas: Vec<ReplicaStatus>,
+    /// How many policies are compiled into the bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached_policies: Option<i32>,
+    /// What is known about this object.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Conditions,
+}
+
+/// What one replica runs, written by that replica.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaStatus {
+    /// Name of its pod.
+    #[schemars(length(min = 1, max = 253))]
+    pub pod: String,
+    /// The revision of the bundle that it decides with.
+    #[schemars(length(max = 64))]
+    pub revision: String,
+    /// When it began to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_at: Option<Time>,
+}
+
+impl Default for ProxySpec {
+    fn default() -> Self {
+        Self { replicas: two(), port: postgres_port(), service_type: ServiceType::default(), resources: None }
+    }
+}
+
+impl Default for RecordStore {
+    fn default() -> Self {
+        Self { empty_dir: Some(EmptyDirStore { size_limit: one_gibibyte() }), persistent_volume_claim: None }
+    }
+}
+
+const fn postgres_port() -> u16 {
+    5432
+}
+
+const fn two() -> i32 {
+    2
+}
+
+fn search_path() -> Vec<String> {
+    ["pg_catalog", "public", "pg_temp"].map(str::to_owned).to_vec()
+}
+
+fn ca_key() -> String {
+    "ca.crt".to_owned()
+}
+
+fn one_gibibyte() -> String {
+    "1Gi".to_owned()
+}
