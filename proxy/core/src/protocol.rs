@@ -140,6 +140,9 @@ pub trait Conversation: Send {
     /// The smallest unit that goes upstream.
     type Command: Send;
 
+    /// What the target is sent last, between commands, so that it sees an orderly end.
+    const PARTING: &'static [u8];
+
     /// Takes at most one command off the front of `input`.
     ///
     /// # Errors
@@ -237,4 +240,14 @@ pub enum Ending {
     Client(String),
     /// The target closed or broke the protocol.
     Upstream(String),
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Denied(denial) => write!(f, "{denial}"),
+            Self::Draining => f.write_str("this proxy is going away: connect again"),
+            Self::Client(cause) | Self::Upstream(cause) => f.write_str(cause),
+        }
+    }
 }
