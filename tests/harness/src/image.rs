@@ -1,0 +1,158 @@
+//! Container images without a registry and without a builder: a program, the libraries it names, and little else.
+//! It reads the machine's own files and writes an archive as `docker save` does, or a directory for `FROM scratch`.
+//! The same inputs give the same bytes: files are sorted, owned by root, and dated to the epoch.
+
+mod archive;
+mod root;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use root::{Entry, Root};
+
+/// The name of the image that holds a pod's namespaces.
+pub(crate) const PAUSE_IMAGE: &str = "docker.io/sallyport/pause:1";
+/// Who a program runs as, unless told otherwise: nobody, as distroless images do.
+pub const NON_ROOT: u32 = 65532;
+/// Where a distribution keeps the authorities of the public web.
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// What the tools image holds: what a test's pod needs to play an agent.
+const TOOLS: [&str; 16] = [
+    "bash", "sleep", "cat", "ls", "env", "date", "timeout", "seq", "head", "tail", "grep", "id", "rm", "openssl",
+    "psql", "pgbench",
+];
+
+/// An image, in memory.
+#[derive(Debug)]
+pub struct Image {
+    name: String,
+    entrypoint: Vec<String>,
+    user: u32,
+    root: Root,
+}
+
+impl Image {
+    /// One program and its libraries, CA certificates, a writable `/tmp`. It is the entry point, as `/<file name>`.
+    pub fn of_program(name: &str, program: &Path, user: u32) -> Result<Self> {
+        let file = program
+            .file_name()
+            .and_then(|f| f.to_str())
+            .with_context(|| format!("{} has no name", program.display()))?;
+        let mut root = base(user)?;
+        root.add_program(program, &format!("/{file}"))?;
+        Ok(Self { name: name.to_owned(), entrypoint: vec![format!("/{file}")], user, root })
+    }
+
+    /// A shell, PostgreSQL's clients, openssl and a few small tools; the entry point is the shell.
+    pub fn tools(name: &str) -> Result<Self> {
+        let mut root = base(NON_ROOT)?;
+        for tool in TOOLS {
+            let program = find_program(tool)?;
+            root.add_program(&program, &format!("/usr/bin/{tool}"))?;
+        }
+        root.add_link("/bin", "usr/bin");
+        root.add_link("/usr/bin/sh", "bash");
+        Ok(Self { name: name.to_owned(), entrypoint: vec!["/usr/bin/bash".to_owned()], user: NON_ROOT, root })
+    }
+
+    /// The static program that holds a pod's namespaces.
+    pub(crate) fn pause(program: &Path) -> Result<Self> {
+        let mut root = Root::default();
+        root.add_program(program, "/pause")?;
+        Ok(Self { name: PAUSE_IMAGE.to_owned(), entrypoint: vec!["/pause".to_owned()], user: NON_ROOT, root })
+    }
+
+    /// Writes the archive that `docker load`, `ctr images import` and `kind load image-archive` read.
+    pub fn write_archive(&self, path: &Path) -> Result<()> {
+        archive::write(self, path).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Writes the root file system as a directory, for a Dockerfile to copy.
+    pub fn write_root(&self, dir: &Path) -> Result<()> {
+        self.root.write_to(dir).with_context(|| format!("cannot write {}", dir.display()))
+    }
+
+    /// The paths in it.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.root.entries().keys().map(String::as_str)
+    }
+
+    fn entries(&self) -> &BTreeMap<String, Entry> {
+        self.root.entries()
+    }
+}
+
+/// What every image has: certificates, an account, and a `/tmp` that its user may write.
+fn base(user: u32) -> Result<Root> {
+    let mut root = Root::default();
+    let authorities =
+        std::fs::read(AUTHORITIES).with_context(|| format!("cannot read {AUTHORITIES}: install ca-certificates"))?;
+    root.add_file("/etc/ssl/certs/ca-certificates.crt", authorities, 0o644);
+    root.add_file(
+        "/etc/passwd",
+        format!("root:x:0:0:root:/:/sbin/nologin\nnonroot:x:{user}:{user}:nonroot:/tmp:/sbin/nologin\n").into_bytes(),
+        0o644,
+    );
+    root.add_file("/etc/group", format!("root:x:0:\nnonroot:x:{user}:\n").into_bytes(), 0o644);
+    root.add_file("/etc/nsswitch.conf", b"hosts: files dns\n".to_vec(), 0o644);
+    root.add_directory("/tmp", 0o1777);
+    Ok(root)
+}
+
+/// A program by name: the real one, where a distribution puts a wrapper before it.
+fn find_program(name: &str) -> Result<std::path::PathBuf> {
+    let mut places: Vec<std::path::PathBuf> = Vec::new();
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    places.extend(versions.map(|version| version.path().join("bin")));
+    places.sort();
+    places.reverse();
+    places.extend(["/usr/bin", "/bin", "/usr/local/bin"].map(Into::into));
+    match places.iter().map(|place| place.join(name)).find(|path| path.is_file()) {
+        Some(path) => Ok(path),
+        None => bail!("no {name} on this machine: hack/setup.sh installs it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_program_gives_the_same_archive() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (dir.path().join("1.tar"), dir.path().join("2.tar"));
+        for path in [&one, &two] {
+            Image::of_program("sallyport/test:dev", Path::new("/bin/cat"), NON_ROOT)
+                .unwrap()
+                .write_archive(path)
+                .unwrap();
+        }
+        assert_eq!(std::fs::read(one).unwrap(), std::fs::read(two).unwrap());
+    }
+
+    #[test]
+    fn a_dynamic_program_brings_its_loader_and_libraries_and_certificates() {
+        let image = Image::of_program("sallyport/test:dev", Path::new("/bin/cat"), NON_ROOT).unwrap();
+        let paths: Vec<&str> = image.paths().collect();
+        for part in ["/cat", "libc.so", "ld-linux", "/etc/ssl/certs/ca-certificates.crt", "/tmp"] {
+            assert!(paths.iter().any(|path| path.contains(part)), "{part} in {paths:?}");
+        }
+    }
+
+    #[test]
+    fn the_staged_root_runs_its_program() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let image = Image::tools("sallyport/tools:dev").unwrap();
+        image.write_root(dir.path()).unwrap();
+        let script = "psql --version && pgbench --version && openssl version && cat /etc/passwd";
+        let output =
+            std::process::Command::new("chroot").arg(dir.path()).args(["/bin/sh", "-c", script]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("nonroot"));
+    }
+}
