@@ -23,6 +23,13 @@ use crate::record::{Decision, Event, Record};
 use crate::sessions::SessionId;
 
 /// A command that may go upstream, with the way there.
+///
+/// Nothing outside this module can make one:
+///
+/// ```compile_fail,E0451
+/// let mut upstream = bytes::BytesMut::new();
+/// let forged = sallyport_core::Granted { command: "drop table orders", number: None, upstream: &mut upstream };
+/// ```
 #[derive(Debug)]
 pub struct Granted<'u, C> {
     command: C,
