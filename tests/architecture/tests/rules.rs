@@ -18,6 +18,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("sallyport-operator", &["sallyport-crds", "sallyport-policy"]),
     ("sallyport-harness", &[]),
     ("sallyport-architecture", &[]),
+    ("sallyport-conformance", &["sallyport-harness", "sallyport-policy"]),
 ];
 
 /// Libraries that reach the outside world, and the pure crates that must not have them at all.
