@@ -18,6 +18,7 @@ use anyhow::{Result, bail};
 use kube::Client;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
 
 pub use forward::Forward;
 
@@ -69,6 +70,14 @@ pub struct Status {
     pub init: u32,
     pub kubeconfig: PathBuf,
     pub node_address: String,
+}
+
+/// The cluster that all tests of this process share: the one named by `$SALLYPORT_CLUSTER` if it is up, else one that
+/// the first caller starts and the process's end stops.
+pub async fn shared_cluster() -> Result<&'static Cluster> {
+    static SHARED: OnceCell<Cluster> = OnceCell::const_new();
+    let name = std::env::var("SALLYPORT_CLUSTER").unwrap_or_else(|_| format!("test-{}", std::process::id()));
+    SHARED.get_or_try_init(|| Cluster::up(&name)).await
 }
 
 impl Cluster {

@@ -281,6 +281,9 @@ fn start_api_server(site: &Site, tools: &Toolchain, ports: &Ports) -> Result<Pro
     flag("tls-private-key-file", &run.join("apiserver.key"));
     flag("cert-dir", &run.path());
     flag("client-ca-file", &run.join("ca.crt"));
+    // No front proxy is trusted; without the setting every other component logs that it is missing.
+    flag("requestheader-client-ca-file", &run.join("ca.crt"));
+    flag("requestheader-allowed-names", &"no-front-proxy");
     flag("kubelet-client-certificate", &run.join("apiserver-kubelet.crt"));
     flag("kubelet-client-key", &run.join("apiserver-kubelet.key"));
     flag("kubelet-certificate-authority", &run.join("ca.crt"));

@@ -19,7 +19,7 @@ mod process;
 mod run_dir;
 mod toolchain;
 
-pub use cluster::{Cluster, Forward, Status};
+pub use cluster::{Cluster, Forward, Status, shared_cluster};
 pub use control_plane::{ControlPlane, shared};
 pub use namespace::{TempNamespace, temp_namespace};
 pub use pki::{Leaf, LeafFiles, LeafOptions, Pki};

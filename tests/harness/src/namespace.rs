@@ -3,17 +3,11 @@
 //! When it is handed out, its `default` service account exists, so pods can be created at once.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::api::{DeleteParams, ObjectMeta, PostParams};
 use kube::{Api, Client};
-
-use crate::process::wait_until;
-
-/// How long the controller-manager may take over a service account.
-const SERVICE_ACCOUNT: Duration = Duration::from_secs(30);
 
 /// A namespace that is deleted when this is dropped.
 pub struct TempNamespace {
@@ -42,7 +36,7 @@ impl TempNamespace {
     }
 }
 
-/// Makes `<prefix>-<something unique>` and waits for its `default` service account.
+/// Makes `<prefix>-<something unique>`, with its `default` service account.
 pub async fn temp_namespace(client: &Client, prefix: &str) -> Result<TempNamespace> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -58,10 +52,23 @@ pub async fn temp_namespace(client: &Client, prefix: &str) -> Result<TempNamespa
         .await
         .with_context(|| format!("cannot create namespace {name}"))?;
     let temp = TempNamespace { name, client: client.clone() };
-    let accounts: Api<ServiceAccount> = temp.api();
-    let default = || async { Ok(accounts.get_opt("default").await?.is_some()) };
-    wait_until(&format!("service account default of {}", temp.name), SERVICE_ACCOUNT, default).await?;
+    ensure_default_account(client, &temp.name).await?;
     Ok(temp)
+}
+
+/// Makes the `default` service account, which the controller-manager would make some seconds later.
+pub(crate) async fn ensure_default_account(client: &Client, namespace: &str) -> Result<()> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    let default = ServiceAccount {
+        metadata: ObjectMeta { name: Some("default".to_owned()), ..ObjectMeta::default() },
+        ..ServiceAccount::default()
+    };
+    match accounts.create(&PostParams::default(), &default).await {
+        // The controller-manager was faster.
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot create the default service account of {namespace}")),
+        Ok(_) => Ok(()),
+    }
 }
 
 impl Drop for TempNamespace {

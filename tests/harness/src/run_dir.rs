@@ -28,11 +28,15 @@ const JANITOR: &str = r#"
 read -r _
 gone="$(dirname "$1")/.gone-$$"
 mv "$1" "$gone" || exit 0
-for attempt in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+for attempt in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do
+  left=0
   for root in /sys/fs/cgroup /sys/fs/cgroup/*; do
-    [ -d "$root/$2" ] && find "$root/$2" -depth -type d -exec rmdir {} \; 2>/dev/null
+    [ -d "$root/$2" ] || continue
+    find "$root/$2" -depth -type d -exec rmdir {} \; 2>/dev/null
+    [ -d "$root/$2" ] && left=1
   done
-  rm -rf "$gone" 2>/dev/null && break
+  rm -rf "$gone" 2>/dev/null || left=1
+  [ $left = 0 ] && break
   sleep 0.25
 done
 "#;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use sallyport_harness::image::{Image, NON_ROOT};
-use sallyport_harness::{Cluster, Toolchain, run_root, sweep};
+use sallyport_harness::{Cluster, Toolchain, sweep};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long a cluster may take to come up, its binaries built.
@@ -103,7 +103,7 @@ struct ImageArguments {
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
-    tracing_subscriber::fmt().with_target(false).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_ansi(false).without_time().with_target(false).with_writer(std::io::stderr).init();
     match Arguments::parse().command {
         Task::Build => println!("{}", Toolchain::build_all().await?.display()),
         Task::Up(Named { name }) => up(&name).await?,
@@ -166,9 +166,9 @@ async fn up(name: &str) -> Result<()> {
         return Ok(());
     }
     Toolchain::build_all().await?;
-    sweep()?;
-    let log = run_root().join(format!("{name}.holder.log"));
-    let output = std::fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    // The file has no more readers once the cluster is up, and none may be left behind: it goes when this function ends.
+    let log = tempfile::NamedTempFile::new()?;
+    let output = log.reopen()?;
     let mut holder = Command::new("setsid");
     holder.arg(std::env::current_exe()?).args(["hold", "--name", name]);
     holder.current_dir("/").stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
@@ -176,18 +176,18 @@ async fn up(name: &str) -> Result<()> {
     let deadline = Instant::now() + UP;
     let mut shown = 0;
     loop {
-        shown += show(&log, shown)?;
+        shown += show(log.path(), shown)?;
         if let Some(status) = Cluster::status(name) {
             println!("cluster {name} is up\n\n  export KUBECONFIG={}", status.kubeconfig.display());
             return Ok(());
         }
         if let Some(status) = holder.try_wait()? {
-            show(&log, shown)?;
+            show(log.path(), shown)?;
             bail!("the cluster did not come up: its holder ended with {status}");
         }
         if Instant::now() > deadline {
             let _ = holder.kill();
-            bail!("the cluster did not come up within {UP:?}; see {}", log.display());
+            bail!("the cluster did not come up within {UP:?}");
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

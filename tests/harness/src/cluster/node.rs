@@ -16,6 +16,7 @@ use crate::build::Part;
 use crate::control_plane::ControlPlane;
 use crate::image::{Image, PAUSE_IMAGE};
 use crate::kubeconfig;
+use crate::namespace::ensure_default_account;
 use crate::process::{Ground, Process, run, wait_until};
 use crate::run_dir::RunDir;
 
@@ -82,6 +83,7 @@ impl Node {
         parts.push(Process::start(dir, "coredns", dns)?);
 
         let client = plane.client().await?;
+        ensure_default_account(&client, "default").await?;
         services::expose(&client, "kube-system", "kube-dns", Some(DNS_ADDRESS), &[("UDP", 53, 53), ("TCP", 53, 53)])
             .await?;
         await_ready(&client, &mut parts).await?;
