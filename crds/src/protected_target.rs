@@ -139,7 +139,8 @@ pub enum BundleSourceKind {
 #[serde(rename_all = "camelCase")]
 pub struct Credential {
     /// The name policies grant it by, and clients ask for it by (as the PostgreSQL user).
-    #[schemars(length(min = 1, max = 63), regex(pattern = schema::DNS_LABEL))]
+    // Shorter than a label: the volume it is mounted from is named after it.
+    #[schemars(length(min = 1, max = 50), regex(pattern = schema::DNS_LABEL))]
     pub name: String,
     /// A Secret of the same namespace with the keys `username` and `password`.
     pub secret_ref: SecretRef,

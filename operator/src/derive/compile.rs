@@ -1,0 +1,174 @@
+//! From the policies of a namespace to the bundle of one target.
+//!
+//! Owns the translation of rules to matchers. Touches nothing. Invariant: the bundle depends on the set
+//! of policies, never on their order, and holds no secret and no identity.
+
+use std::collections::BTreeSet;
+
+use kube::ResourceExt;
+use sallyport_crds::{
+    AccessPolicy, AccessRule, PostgresRule, ProtectedTarget, RecordingLevel, RuleAction, SubjectRef, TlsMode,
+    WhereClause,
+};
+use sallyport_policy as policy;
+use sallyport_policy::{Attribute, Bundle, Effect, Matcher, NamePattern, ObjectKind, ObjectMatcher, PolicyEntry};
+
+use super::{Settings, builtin};
+
+/// Bytes of JSON that a bundle may have: a ConfigMap holds 1 MiB, with its metadata.
+pub const LARGEST: usize = 1000 * 1024;
+
+/// Why a policy was not compiled for a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// A word for machines.
+    pub reason: &'static str,
+    /// A sentence for its author.
+    pub message: String,
+}
+
+/// Whether `policy` is about the target of that name.
+#[must_use]
+pub fn concerns(policy: &AccessPolicy, target: &str) -> bool {
+    // An object that is on its way out no longer grants; its denials go with it, as its deletion says.
+    policy.metadata.deletion_timestamp.is_none() && policy.spec.target_refs.iter().any(|r| r.name == target)
+}
+
+/// The bundle of `target`: every policy that concerns it and compiles.
+pub fn bundle<'a>(
+    target: &ProtectedTarget,
+    policies: impl IntoIterator<Item = &'a AccessPolicy>,
+    settings: &Settings,
+) -> Bundle {
+    let name = target.name_any();
+    let concerned = policies.into_iter().filter(|policy| concerns(policy, &name));
+    let mut entries: Vec<_> = concerned.filter_map(|policy| entry(policy, target).ok()).collect();
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    let namespaces: BTreeSet<_> =
+        entries.iter().flat_map(|entry| &entry.subjects).map(|subject| namespace_of(subject).to_owned()).collect();
+    Bundle {
+        version: policy::BUNDLE_VERSION,
+        revision: String::new(),
+        target: policy::TargetRef { namespace: target.namespace().unwrap_or_default(), name },
+        trust_domain: settings.trust_domain.clone(),
+        upstream: upstream(target),
+        agent_namespaces: namespaces.into_iter().collect(),
+        recording: policy::Recording { level: recording(target.spec.recording.level) },
+        policies: entries,
+    }
+    .sealed()
+}
+
+/// One policy, compiled for one target.
+///
+/// # Errors
+/// When a rule cannot be compiled; the whole policy is left out then, and its author told.
+pub fn entry(policy: &AccessPolicy, target: &ProtectedTarget) -> Result<PolicyEntry, Rejected> {
+    let own = policy.namespace().unwrap_or_default();
+    let held = credential_names(target);
+    let mut rules = builtin::rules();
+    for rule in &policy.spec.rules {
+        rules.push(compiled(rule)?);
+    }
+    let subjects = policy.spec.subjects.iter().map(|subject| who(subject, &own)).collect::<Result<_, _>>()?;
+    let granted = policy.spec.credentials.iter().filter(|name| held.contains(name.as_str()));
+    Ok(PolicyEntry { name: policy.name_any(), subjects, credentials: granted.cloned().collect(), rules })
+}
+
+/// Names in `as` that the target has no credential for.
+#[must_use]
+pub fn unknown_credentials(policy: &AccessPolicy, target: &ProtectedTarget) -> Vec<String> {
+    let held = credential_names(target);
+    policy.spec.credentials.iter().filter(|name| !held.contains(name.as_str())).cloned().collect()
+}
+
+/// The namespace whose identities a subject speaks of.
+#[must_use]
+pub fn namespace_of(subject: &policy::Subject) -> &str {
+    match subject {
+        policy::Subject::Agent { namespace, .. } | policy::Subject::Group { namespace, .. } => namespace,
+    }
+}
+
+/// A subject with its namespace filled in.
+///
+/// # Errors
+/// When it is neither or both of agent and group (the schema refuses that, an older object may have it).
+pub fn who(subject: &SubjectRef, own: &str) -> Result<policy::Subject, Rejected> {
+    let or_own = |namespace: &Option<String>| namespace.clone().unwrap_or_else(|| own.to_owned());
+    match (&subject.agent, &subject.group) {
+        (Some(agent), None) => {
+            Ok(policy::Subject::Agent { namespace: or_own(&agent.namespace), name: agent.name.clone() })
+        }
+        (None, Some(group)) => {
+            Ok(policy::Subject::Group { namespace: or_own(&group.namespace), name: group.name.clone() })
+        }
+        _ => Err(invalid("a subject is either an agent or a group: set exactly one".to_owned())),
+    }
+}
+
+fn compiled(rule: &AccessRule) -> Result<policy::Rule, Rejected> {
+    if rule.name.contains(':') {
+        return Err(invalid(format!("rule {:?}: names with a prefix are the operator's own", rule.name)));
+    }
+    let effect = match rule.action {
+        RuleAction::Allow => Effect::Allow,
+        RuleAction::Deny => Effect::Deny,
+    };
+    let matcher = matcher(&rule.postgres).map_err(|message| invalid(format!("rule {}: {message}", rule.name)))?;
+    Ok(policy::Rule { name: rule.name.clone(), effect, message: rule.message.clone(), matcher })
+}
+
+fn matcher(rule: &PostgresRule) -> Result<Matcher, String> {
+    let verbs = rule.statements.as_ref().map(|all| {
+        let sorted: BTreeSet<_> = all.iter().map(|statement| statement.verb().to_owned()).collect();
+        sorted.into_iter().collect()
+    });
+    let mut objects = Vec::new();
+    for (kind, names) in [(ObjectKind::Table, &rule.tables), (ObjectKind::Function, &rule.functions)] {
+        if let Some(names) = names {
+            objects.push(ObjectMatcher { kind, names: patterns(names)? });
+        }
+    }
+    let objects = (!objects.is_empty()).then_some(objects);
+    let attributes = rule.where_clause.map(|clause| (Attribute::Unbounded, clause == WhereClause::Absent));
+    Ok(Matcher { verbs, objects, attributes: attributes.into_iter().collect() })
+}
+
+fn patterns(names: &[String]) -> Result<Vec<NamePattern>, String> {
+    let parsed: Result<BTreeSet<_>, _> = names.iter().map(|name| NamePattern::parse(name)).collect();
+    parsed.map(|set| set.into_iter().collect()).map_err(|error| error.to_string())
+}
+
+fn upstream(target: &ProtectedTarget) -> policy::Upstream {
+    let (server, tls) = (&target.spec.postgres, &target.spec.tls);
+    let search_path = server.search_path.iter().cloned().map(serde_json::Value::String).collect();
+    policy::Upstream {
+        protocol: "postgres".to_owned(),
+        host: server.host.clone(),
+        port: server.port,
+        tls: match tls.mode {
+            TlsMode::VerifyFull => policy::TlsMode::VerifyFull,
+            TlsMode::VerifyCa => policy::TlsMode::VerifyCa,
+            TlsMode::Disable => policy::TlsMode::Disable,
+        },
+        server_name: tls.server_name.clone(),
+        credentials: credential_names(target).into_iter().map(str::to_owned).collect(),
+        settings: [("searchPath".to_owned(), serde_json::Value::Array(search_path))].into_iter().collect(),
+    }
+}
+
+fn credential_names(target: &ProtectedTarget) -> BTreeSet<&str> {
+    target.spec.credentials.iter().map(|credential| credential.name.as_str()).collect()
+}
+
+const fn recording(level: RecordingLevel) -> policy::RecordingLevel {
+    match level {
+        RecordingLevel::Commands => policy::RecordingLevel::Commands,
+        RecordingLevel::None => policy::RecordingLevel::None,
+    }
+}
+
+const fn invalid(message: String) -> Rejected {
+    Rejected { reason: sallyport_crds::conditions::reason::INVALID, message }
+}

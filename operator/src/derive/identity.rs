@@ -1,0 +1,131 @@
+//! `AgentIdentity`: the certificate it should have, and what to tell about it.
+//!
+//! Owns that decision. Touches nothing. Invariant: no certificate is valid from before the identity's
+//! creation or its revocation.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use sallyport_crds::conditions::{self, ACCEPTED, Finding, ISSUED, READY, ok, reason};
+use sallyport_crds::{AgentIdentity, AgentIdentityStatus};
+use sallyport_policy::IdentityName;
+
+use super::certificate::{self, Held, Names, Plan, Wanted};
+use super::{Settings, names};
+
+/// What is to be done about one identity.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IdentityPlan {
+    /// Name of the Secret.
+    pub secret: String,
+    /// What to do with the certificate in it; nothing if the identity was rejected.
+    pub certificate: Option<Plan>,
+    /// What to tell.
+    pub status: AgentIdentityStatus,
+    /// How long nothing changes by itself.
+    pub again: Option<Duration>,
+}
+
+/// The plan for `identity`, given what its Secret holds.
+#[must_use]
+pub fn plan(identity: &AgentIdentity, held: &Held, settings: &Settings, now: Timestamp) -> IdentityPlan {
+    let secret = names::identity_secret(identity);
+    let told = |findings| {
+        let before = identity.status.as_ref().map_or(&[][..], |status| &status.conditions);
+        conditions::settle(before, findings, identity.metadata.generation, &Time(now))
+    };
+    let (name, wanted) = match wanted(identity, settings) {
+        Ok(wanted) => wanted,
+        Err(message) => {
+            let findings = vec![
+                Finding::no(ACCEPTED, reason::INVALID, message.clone()),
+                Finding::no(ISSUED, reason::INVALID, "nothing is issued for an identity that is not accepted"),
+                Finding::no(READY, reason::INVALID, message),
+            ];
+            let status = AgentIdentityStatus { conditions: told(findings), ..AgentIdentityStatus::default() };
+            return IdentityPlan { secret, certificate: None, status, again: None };
+        }
+    };
+    let plan = certificate::plan(held, &wanted, now);
+    let mut status = AgentIdentityStatus {
+        spiffe_id: Some(name.to_string()),
+        secret_name: Some(secret.clone()),
+        ..Default::default()
+    };
+    if let Plan::Keep { facts, renewal } = &plan {
+        status.serial = Some(facts.serial.clone());
+        status.not_before = Some(Time(facts.not_before));
+        status.not_after = Some(Time(facts.not_after));
+        status.renewal_time = Some(Time(*renewal));
+    }
+    status.conditions = told(findings(identity, &plan, &secret, now));
+    IdentityPlan { secret, again: again(&plan, now), certificate: Some(plan), status }
+}
+
+fn wanted(identity: &AgentIdentity, settings: &Settings) -> Result<(IdentityName, Wanted), String> {
+    let namespace = identity.namespace().unwrap_or_default();
+    let name = IdentityName::new(&settings.trust_domain, &namespace, &identity.name_any())
+        .map_err(|error| format!("its name makes no identity: {error}"))?;
+    let spec = &identity.spec.certificate;
+    let lifetime = duration("certificate.duration", &spec.duration)?;
+    let renew_before = match &spec.renew_before {
+        Some(text) => duration("certificate.renewBefore", text)?,
+        None => lifetime / 3,
+    };
+    let created = identity.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let not_before = certificate::earliest(created, identity.spec.revoke_before.as_ref().map(|time| time.0));
+    let names = Names { uris: vec![name.to_string()], dns: Vec::new() };
+    Ok((name, Wanted { names, lifetime, renew_before, not_before }))
+}
+
+fn findings(identity: &AgentIdentity, plan: &Plan, secret: &str, now: Timestamp) -> Vec<Finding> {
+    let issued = match plan {
+        Plan::Keep { facts, .. } => {
+            Finding::yes(ISSUED, ok::ISSUED, format!("certificate {} is in Secret {secret}", facts.serial))
+        }
+        Plan::Issue(order) => {
+            Finding::no(ISSUED, reason::PENDING, format!("a certificate is issued: {}", order.because))
+        }
+        Plan::Blocked => Finding::no(
+            ISSUED,
+            reason::NOT_OURS,
+            format!(
+                "Secret {secret} exists and belongs to somebody else: delete it, or choose another certificate.secretName"
+            ),
+        ),
+    };
+    let ready = match plan {
+        _ if identity.spec.suspend => {
+            Finding::no(READY, reason::SUSPENDED, "it is suspended: every command of it is refused")
+        }
+        Plan::Keep { facts, .. } if facts.not_before > now => {
+            Finding::no(READY, reason::PENDING, "its certificate is valid from a time to come: revokeBefore lies ahead")
+        }
+        Plan::Keep { .. } => Finding::yes(READY, ok::READY, "it can be used"),
+        Plan::Issue(_) | Plan::Blocked => Finding::no(READY, issued.reason, "it has no current certificate"),
+    };
+    vec![Finding::yes(ACCEPTED, ok::ACCEPTED, "the spec is valid"), issued, ready]
+}
+
+fn again(plan: &Plan, now: Timestamp) -> Option<Duration> {
+    match plan {
+        Plan::Keep { facts, renewal } => {
+            let valid = certificate::until(facts.not_before, now);
+            Some(if valid.is_zero() { certificate::until(*renewal, now) } else { valid })
+        }
+        Plan::Issue(_) => None,
+        // Somebody else's Secret is not watched.
+        Plan::Blocked => Some(Duration::from_secs(30)),
+    }
+}
+
+fn duration(field: &str, text: &str) -> Result<Duration, String> {
+    kube::core::Duration::from_str(text)
+        .ok()
+        .filter(|duration| !duration.is_negative())
+        .map(Duration::from)
+        .ok_or_else(|| format!("{field}: {text:?} is no duration: write it like 1h or 20m"))
+}

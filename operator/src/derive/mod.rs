@@ -1,0 +1,19 @@
+//! What should be, from what is: pure functions from views of the cluster to plans.
+//!
+//! Owns every decision of the operator. Touches its arguments only: no network, clock, randomness or
+//! hash-map order. Invariant: nothing here fails; a bad object is a value that becomes a condition on it.
+
+pub mod builtin;
+pub mod certificate;
+pub mod children;
+pub mod compile;
+pub mod fleets;
+pub mod identity;
+pub mod names;
+pub mod policy;
+pub mod refs;
+pub mod settings;
+pub mod shadow;
+pub mod target;
+
+pub use settings::Settings;

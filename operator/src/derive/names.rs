@@ -1,0 +1,108 @@
+//! Names, labels and owners of what the operator makes.
+//!
+//! Owns their spelling. Touches nothing. Invariant: whatever is made for an object carries its owner
+//! reference and the label that the operator's watches select by.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::{Resource, ResourceExt};
+use sallyport_crds::{AgentIdentity, ProtectedTarget};
+
+/// The field manager of everything the operator writes.
+pub const FIELD_MANAGER: &str = "sallyport";
+/// The label all watches of made objects select by.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Its value.
+pub const SALLYPORT: &str = "sallyport";
+/// The label that says for which target an object was made.
+pub const TARGET: &str = "sallyport.dev/target";
+/// The annotation that holds the digest of an object as it was last applied.
+pub const APPLIED: &str = "sallyport.dev/applied";
+/// The RoleBinding of an agent namespace that lets fleets read its identities.
+pub const FLEETS: &str = "sallyport-fleets";
+/// The ClusterRole it refers to.
+pub const ROSTER_READER: &str = "sallyport-roster-reader";
+
+/// The selector of [`MANAGED_BY`].
+#[must_use]
+pub fn managed_selector() -> String {
+    format!("{MANAGED_BY}={SALLYPORT}")
+}
+
+/// Name of the Secret an identity's certificate goes to.
+#[must_use]
+pub fn identity_secret(identity: &AgentIdentity) -> String {
+    identity.spec.certificate.secret_name.clone().unwrap_or_else(|| format!("{}-mtls", identity.name_any()))
+}
+
+/// Name of the fleet's Deployment, service account, role and so on.
+#[must_use]
+pub fn fleet(target: &str) -> String {
+    format!("{target}-proxy")
+}
+
+/// Name of the Secret with the fleet's server certificate.
+#[must_use]
+pub fn server_secret(target: &str) -> String {
+    format!("{target}-server")
+}
+
+/// Name of the ConfigMap with the compiled bundle.
+#[must_use]
+pub fn bundle(target: &str) -> String {
+    format!("{target}-bundle")
+}
+
+/// Labels that a fleet's pods are selected by.
+#[must_use]
+pub fn selector(target: &str) -> BTreeMap<String, String> {
+    [("app.kubernetes.io/name", "sallyport-proxy"), (TARGET, target)]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
+
+/// Labels of everything made for a target.
+#[must_use]
+pub fn labels(target: &str) -> BTreeMap<String, String> {
+    let mut labels = selector(target);
+    labels.insert(MANAGED_BY.to_owned(), SALLYPORT.to_owned());
+    labels
+}
+
+/// The one label of what is made for an identity.
+#[must_use]
+pub fn managed() -> BTreeMap<String, String> {
+    [(MANAGED_BY.to_owned(), SALLYPORT.to_owned())].into()
+}
+
+/// Metadata of an object made for `target`.
+#[must_use]
+pub fn meta(target: &ProtectedTarget, name: String) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: target.namespace(),
+        labels: Some(labels(&target.name_any())),
+        owner_references: Some(vec![owner(target)]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// The reference that makes `object` the owner of something.
+#[must_use]
+pub fn owner<K: Resource<DynamicType = ()>>(object: &K) -> OwnerReference {
+    OwnerReference {
+        api_version: K::api_version(&()).into_owned(),
+        kind: K::kind(&()).into_owned(),
+        name: object.name_any(),
+        uid: object.uid().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+/// Whether `meta` says that it was made for the object with that `uid`.
+#[must_use]
+pub fn is_owned_by(meta: &ObjectMeta, uid: &str) -> bool {
+    meta.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid)
+}
