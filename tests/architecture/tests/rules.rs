@@ -19,6 +19,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("sallyport-harness", &[]),
     ("sallyport-architecture", &[]),
     ("sallyport-conformance", &["sallyport-harness", "sallyport-policy"]),
+    ("sallyport-bench", &["sallyport-conformance", "sallyport-harness", "sallyport-policy"]),
 ];
 
 /// Libraries that reach the outside world, and the pure crates that must not have them at all.
