@@ -19,10 +19,16 @@ pub const NON_ROOT: u32 = 65532;
 /// Where a distribution keeps the authorities of the public web.
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// What the tools image holds: what a test's pod needs to play an agent.
-const TOOLS: [&str; 16] = [
+const TOOLS: [&str; 19] = [
     "bash", "sleep", "cat", "ls", "env", "date", "timeout", "seq", "head", "tail", "grep", "id", "rm", "openssl",
-    "psql", "pgbench",
+    "psql", "pgbench", "cp", "mkdir", "chmod",
 ];
+/// The account that PostgreSQL's own image has.
+const POSTGRES_USER: u32 = 999;
+/// What a server needs to set itself up and run, and the modules a demo or a test loads.
+const SERVER: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
+const MODULES: [&str; 5] =
+    ["plpgsql.so", "dict_snowball.so", "pg_stat_statements.so", "pgcrypto.so", "libpqwalreceiver.so"];
 
 /// An image, in memory.
 #[derive(Debug)]
@@ -45,16 +51,43 @@ impl Image {
         Ok(Self { name: name.to_owned(), entrypoint: vec![format!("/{file}")], user, root })
     }
 
+    /// The tools image with the distribution's newest PostgreSQL server in it, where its files know each other.
+    pub fn postgres(name: &str) -> Result<Self> {
+        let mut image = Self::with_tools(name, POSTGRES_USER)?;
+        let server = find_program("postgres")?;
+        let home = server.ancestors().nth(2).context("postgres is not in a folder of its own")?.to_owned();
+        let version = home.file_name().and_then(|name| name.to_str()).context("no version in its folder's name")?;
+        let share = Path::new("/usr/share/postgresql").join(version);
+        for program in SERVER {
+            let path = home.join("bin").join(program);
+            image.root.add_program(&path, &path.display().to_string())?;
+        }
+        for module in MODULES {
+            let path = home.join("lib").join(module);
+            image.root.add_program(&path, &path.display().to_string())?;
+        }
+        add_tree(&mut image.root, &share)?;
+        add_tree(&mut image.root, Path::new("/usr/share/zoneinfo/Etc"))?;
+        Ok(image)
+    }
+
     /// A shell, PostgreSQL's clients, openssl and a few small tools; the entry point is the shell.
     pub fn tools(name: &str) -> Result<Self> {
-        let mut root = base(NON_ROOT)?;
+        Self::with_tools(name, NON_ROOT)
+    }
+
+    fn with_tools(name: &str, user: u32) -> Result<Self> {
+        let mut root = base(user)?;
         for tool in TOOLS {
             let program = find_program(tool)?;
             root.add_program(&program, &format!("/usr/bin/{tool}"))?;
         }
         root.add_link("/bin", "usr/bin");
         root.add_link("/usr/bin/sh", "bash");
-        Ok(Self { name: name.to_owned(), entrypoint: vec!["/usr/bin/bash".to_owned()], user: NON_ROOT, root })
+        if let Ok(config) = std::fs::read("/etc/ssl/openssl.cnf") {
+            root.add_file("/usr/lib/ssl/openssl.cnf", config, 0o644);
+        }
+        Ok(Self { name: name.to_owned(), entrypoint: vec!["/usr/bin/bash".to_owned()], user, root })
     }
 
     /// The static program that holds a pod's namespaces.
@@ -101,6 +134,20 @@ fn base(user: u32) -> Result<Root> {
     Ok(root)
 }
 
+/// A folder's files, links followed, under the same paths.
+fn add_tree(root: &mut Root, folder: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            add_tree(root, &path)?;
+        } else {
+            root.add_file(&path.display().to_string(), std::fs::read(&path)?, 0o644);
+        }
+    }
+    Ok(())
+}
+
 /// A program by name: the real one, where a distribution puts a wrapper before it.
 fn find_program(name: &str) -> Result<std::path::PathBuf> {
     let mut places: Vec<std::path::PathBuf> = Vec::new();
@@ -139,6 +186,27 @@ mod tests {
         for part in ["/cat", "libc.so", "ld-linux", "/etc/ssl/certs/ca-certificates.crt", "/tmp"] {
             assert!(paths.iter().any(|path| path.contains(part)), "{part} in {paths:?}");
         }
+    }
+
+    #[test]
+    fn the_postgres_image_can_set_up_a_server() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        Image::postgres("sallyport-postgres:dev").unwrap().write_root(dir.path()).unwrap();
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let script =
+            "for bin in /usr/lib/postgresql/*/bin; do :; done; $bin/initdb --no-locale -E UTF8 -D /tmp/pg -A trust";
+        let output = std::process::Command::new("chroot")
+            .args(["--userspec", "999:999"])
+            .env_clear()
+            .env("PATH", "/usr/bin")
+            .arg(dir.path())
+            .args(["/bin/sh", "-c", script])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     #[test]

@@ -87,6 +87,9 @@ struct ImageArguments {
     /// Program to pack; without it, the tools image of the tests (bash, psql, pgbench, openssl).
     #[arg(long)]
     binary: Option<PathBuf>,
+    /// Pack the distribution's PostgreSQL server beside those tools.
+    #[arg(long, conflicts_with = "binary")]
+    postgres: bool,
     /// Name and tag of the image.
     #[arg(long)]
     name: String,
@@ -219,6 +222,7 @@ async fn status(name: &str) -> Result<ExitCode> {
 fn image(arguments: &ImageArguments) -> Result<()> {
     let image = match &arguments.binary {
         Some(binary) => Image::of_program(&arguments.name, binary, arguments.user)?,
+        None if arguments.postgres => Image::postgres(&arguments.name)?,
         None => Image::tools(&arguments.name)?,
     };
     if arguments.out.is_none() && arguments.root.is_none() {
