@@ -1,0 +1,218 @@
+//! The list of parts: what a running proxy is made of.
+//!
+//! Owns the wiring and the order of start and end. Touches everything, to connect it. Invariants: nothing
+//! is accepted before every part stands; at the end nothing new is accepted and open sessions may finish.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, bail};
+use arc_swap::ArcSwapOption;
+use sallyport_core::PolicyFeed;
+use sallyport_core::ports::{Clock, Ports};
+use sallyport_core::sessions::Sessions;
+use sallyport_policy::TargetRef;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::admin::{self, Admin};
+use crate::config::{Config, Source};
+use crate::doorway::{Doorway, Freshness};
+use crate::edges::cluster::Cluster;
+use crate::edges::files::FileSource;
+use crate::edges::last_known_good::LastKnownGood;
+use crate::edges::recordings::Recordings;
+use crate::edges::vault::DirectoryVault;
+use crate::listen::{Room, accept};
+use crate::meter::Metrics;
+use crate::tls::ServerTls;
+use crate::upstream::TcpDialer;
+
+/// How long open sessions may go on once the process is to end.
+const DRAIN: Duration = Duration::from_secs(25);
+
+/// A proxy that accepts.
+pub struct Running {
+    /// Where agents connect.
+    pub listen: SocketAddr,
+    /// Where health and metrics are served.
+    pub admin: SocketAddr,
+    /// What it decides with.
+    pub feed: Arc<PolicyFeed>,
+    room: Arc<Room>,
+    sessions: Arc<Sessions>,
+    draining: watch::Sender<bool>,
+    parts: JoinSet<&'static str>,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("listen", &self.listen).field("admin", &self.admin).finish_non_exhaustive()
+    }
+}
+
+/// Runs a proxy until `shutdown`.
+///
+/// # Errors
+/// When it cannot start, or a part of it has ended by itself.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    start(config).await?.until(shutdown).await
+}
+
+/// Starts a proxy.
+///
+/// # Errors
+/// Everything that keeps it from starting, at once.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    tracing::info!(?config, "sallyport-proxy {}: configuration", env!("CARGO_PKG_VERSION"));
+    let (tls, dialer) = (ServerTls::read(&config.tls_dir), TcpDialer::new(config.upstream_ca.clone()));
+    let listener = TcpListener::bind(config.listen).await.map_err(|error| format!("{}: {error}", config.listen));
+    let admin = TcpListener::bind(config.admin).await.map_err(|error| format!("{}: {error}", config.admin));
+    let (tls, dialer, listener, admin) = all(tls, dialer, listener, admin)?;
+    let (tls, dialer) = (Arc::new(tls), Arc::new(dialer));
+
+    // What sessions need of the world outside.
+    let metrics = Arc::new(Metrics::new());
+    let recordings = Arc::new(Recordings::new(&config.records_dir, &config.pod, SystemTime::now()));
+    if let Err(cause) = recordings.check() {
+        tracing::error!(%cause, "what must be recorded is refused until there is room");
+    }
+    let ports = Ports {
+        dialer: Arc::clone(&dialer) as _,
+        vault: Arc::new(DirectoryVault::new(&config.credentials_dir)),
+        records: Arc::clone(&recordings) as _,
+        clock: Arc::new(WallClock),
+        meter: Arc::clone(&metrics) as _,
+    };
+
+    // What stands open, once a bundle says so.
+    let sessions = Arc::new(Sessions::default());
+    let doorway = Arc::new(Doorway {
+        feed: Arc::new(PolicyFeed::default()),
+        sessions: Arc::clone(&sessions),
+        ports,
+        tls: Arc::clone(&tls),
+        metrics: Arc::clone(&metrics),
+        target: config.source.target(),
+        entrance: ArcSwapOption::empty(),
+        freshness: Mutex::new(Freshness::default()),
+    });
+
+    // What keeps it up to date.
+    let mut parts = JoinSet::new();
+    follow_source(config, &doorway, &mut parts).await?;
+    parts.spawn(named("the TLS files", tls.follow(Arc::clone(&metrics))));
+    parts.spawn(named("the target's trust anchors", dialer.follow(Arc::clone(&metrics))));
+
+    // What is met from outside.
+    let (draining, stop) = watch::channel(false);
+    let room = Arc::new(Room::new());
+    let feed = Arc::clone(&doorway.feed);
+    let (listen, admin_at) = (listener.local_addr()?, admin.local_addr()?);
+    let answers = Admin { doorway: Arc::clone(&doorway), recordings, draining: stop.clone() };
+    parts.spawn(named("the admin port", admin::serve(admin, answers)));
+    parts.spawn(named("the listener", accept(listener, doorway, Arc::clone(&room), stop)));
+    tracing::info!(%listen, admin = %admin_at, "accepting");
+    Ok(Running { listen, admin: admin_at, feed, room, sessions, draining, parts })
+}
+
+impl Running {
+    /// Goes on until `shutdown`, then lets open sessions finish.
+    ///
+    /// # Errors
+    /// When a part has ended by itself: going on half blind would be worse than a restart.
+    pub async fn until(mut self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let ended = tokio::select! {
+            () = shutdown => None,
+            ended = self.parts.join_next() => Some(ended),
+        };
+        self.draining.send_replace(true);
+        self.sessions.drain();
+        tracing::info!(connections = self.room.taken(), "draining");
+        if timeout(DRAIN, self.room.emptied()).await.is_err() {
+            tracing::warn!(connections = self.room.taken(), "cut: they have not ended within {DRAIN:?}");
+        }
+        match ended {
+            None => Ok(()),
+            Some(Some(Ok(part))) => bail!("{part} ended by itself"),
+            Some(Some(Err(error))) => Err(error).context("a part failed"),
+            Some(None) => bail!("every part ended by itself"),
+        }
+    }
+}
+
+async fn follow_source(
+    config: Config,
+    doorway: &Arc<Doorway>,
+    parts: &mut JoinSet<&'static str>,
+) -> anyhow::Result<()> {
+    match config.source {
+        Source::Cluster { namespace, target, kubeconfig, state_dir } => {
+            let keeper = LastKnownGood::new(&state_dir);
+            let target = TargetRef { namespace, name: target };
+            let cluster = Cluster::new(kubeconfig, target, config.pod, keeper).await?;
+            parts.spawn(named("the watch of the cluster", cluster.follow(Arc::clone(doorway))));
+        }
+        Source::Files { bundle, roster } => {
+            let mut source = FileSource::new(bundle, roster);
+            source.refresh(doorway).map_err(anyhow::Error::msg)?;
+            parts.spawn(named("the watch of the files", source.follow(Arc::clone(doorway))));
+        }
+    }
+    Ok(())
+}
+
+async fn named<T>(name: &'static str, part: impl Future<Output = T>) -> &'static str {
+    part.await;
+    name
+}
+
+/// Everything that is needed to start, or everything that is wrong.
+fn all<A, B, C, D>(
+    a: Result<A, String>,
+    b: Result<B, String>,
+    c: Result<C, String>,
+    d: Result<D, String>,
+) -> anyhow::Result<(A, B, C, D)> {
+    match (a, b, c, d) {
+        (Ok(a), Ok(b), Ok(c), Ok(d)) => Ok((a, b, c, d)),
+        (a, b, c, d) => {
+            let causes: Vec<_> = [a.err(), b.err(), c.err(), d.err()].into_iter().flatten().collect();
+            bail!("cannot start:\n  - {}", causes.join("\n  - "))
+        }
+    }
+}
+
+/// Completes when the process is asked to end.
+pub async fn termination() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    let Ok(mut interrupt) = signal(SignalKind::interrupt()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Sends logs to standard error: text to a terminal, JSON to anything else.
+pub fn start_logging(config: &Config) {
+    let filter = tracing_subscriber::EnvFilter::new(&config.log);
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        logs.init();
+    } else {
+        logs.json().init();
+    }
+}
+
+struct WallClock;
+
+impl Clock for WallClock {
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}

@@ -1,0 +1,334 @@
+//! Bundle and roster from the cluster: watched, so that a change acts within milliseconds.
+//!
+//! Owns the watches. Touches the API server: one ConfigMap, the `AgentIdentity` objects of the namespaces
+//! that the bundle names, this replica's status. Invariants: what cannot be reached or read changes
+//! nothing; a suspension never waits for another namespace.
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use futures::StreamExt;
+use futures::stream::{AbortHandle, BoxStream, SelectAll, abortable};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::ListParams;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::{WatchStreamExt, utils::Backoff};
+use kube::{Api, Client};
+use sallyport_crds::AgentIdentity;
+use sallyport_policy::{Bundle, Roster, TargetRef};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::last_known_good::LastKnownGood;
+use super::namespaces::Namespaces;
+use super::replica_status;
+use crate::doorway::{Doorway, Seen};
+
+/// Key of the bundle in its ConfigMap.
+const KEY: &str = "bundle.json";
+/// How long the API server may take at the start before the last known good takes force.
+const GRACE: Duration = Duration::from_secs(3);
+/// How long one watch lasts; a connection that died without a word is noticed shortly after.
+const WATCH: u32 = 30;
+/// How often the source is asked whether what is in force is the newest.
+const CONFIRM: Duration = Duration::from_secs(15);
+/// A watch that has not failed for this long works.
+const QUIET: Duration = Duration::from_secs(20);
+
+/// The cluster, as the source of one target's world.
+pub(crate) struct Cluster {
+    client: Client,
+    target: TargetRef,
+    pod: String,
+    keeper: Arc<LastKnownGood>,
+}
+
+type Told = (String, watcher::Result<Event<AgentIdentity>>);
+
+impl Cluster {
+    /// Reads how to reach the cluster; does not reach for it yet.
+    pub(crate) async fn new(
+        kubeconfig: Option<PathBuf>,
+        target: TargetRef,
+        pod: String,
+        keeper: LastKnownGood,
+    ) -> anyhow::Result<Self> {
+        let mut config = match kubeconfig {
+            Some(path) => {
+                let read = Kubeconfig::read_from(&path).with_context(|| format!("{}", path.display()))?;
+                kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?
+            }
+            None => kube::Config::infer().await.context("no way to a cluster: give --kubeconfig or run in a pod")?,
+        };
+        config.connect_timeout = Some(Duration::from_secs(3));
+        config.read_timeout = Some(Duration::from_secs(u64::from(WATCH) + 15));
+        config.reset_reader_on_write = true;
+        // The watches have a back-off of their own; two would multiply.
+        config.default_retry = false;
+        Ok(Self { client: Client::try_from(config)?, target, pod, keeper: Arc::new(keeper) })
+    }
+
+    /// Follows the cluster for as long as the process lives.
+    pub(crate) async fn follow(self, doorway: Arc<Doorway>) -> Infallible {
+        let (running, told) = watch::channel(None);
+        let roster_failed = Arc::new(Mutex::new(None));
+        let source = Source {
+            bundles: Api::namespaced(self.client.clone(), &self.target.namespace),
+            name: format!("{}-bundle", self.target.name),
+            doorway: Arc::clone(&doorway),
+            keeper: Arc::clone(&self.keeper),
+            roster_failed: Arc::clone(&roster_failed),
+        };
+        let follower = Follower {
+            client: self.client.clone(),
+            doorway,
+            kept: self.keeper.roster().map(|kept| kept.content).unwrap_or_default(),
+            keeper: self.keeper,
+            namespaces: Namespaces::default(),
+            watches: Watches::default(),
+            running,
+            roster_failed,
+            last_json: None,
+        };
+        let watched = source.watched();
+        tokio::select! {
+            never = follower.follow(watched) => never,
+            never = source.confirm() => never,
+            never = replica_status::answer(self.client, self.target, self.pod, told) => never,
+        }
+    }
+}
+
+/// The bundle's place in the cluster.
+struct Source {
+    bundles: Api<ConfigMap>,
+    name: String,
+    doorway: Arc<Doorway>,
+    keeper: Arc<LastKnownGood>,
+    roster_failed: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Source {
+    fn selector(&self) -> String {
+        format!("metadata.name={}", self.name)
+    }
+
+    fn watched(&self) -> BoxStream<'static, watcher::Result<Event<ConfigMap>>> {
+        let config = watcher::Config::default().fields(&self.selector()).timeout(WATCH);
+        watcher(self.bundles.clone(), config).backoff(Pauses::default()).boxed()
+    }
+
+    /// Asks now and then whether what is in force is the newest: a watch is silent when all is well and
+    /// when nothing works.
+    async fn confirm(&self) -> Infallible {
+        let one = ListParams::default().fields(&self.selector());
+        loop {
+            sleep(CONFIRM).await;
+            let Ok(Ok(list)) = timeout(CONFIRM, self.bundles.list(&one)).await else { continue };
+            let found = list.items.first().and_then(text).and_then(|json| Bundle::read(json).ok());
+            let newest = found.is_some_and(|found| self.doorway.revision() == Some(found.revision));
+            let failed = *self.roster_failed.lock().unwrap_or_else(PoisonError::into_inner);
+            let watched = failed.is_none_or(|failed| failed.elapsed() > QUIET);
+            let now = SystemTime::now();
+            self.doorway.confirm(newest, watched, now);
+            self.keeper.confirm(newest, watched, now);
+        }
+    }
+}
+
+/// Takes what the watches tell into force.
+struct Follower {
+    client: Client,
+    doorway: Arc<Doorway>,
+    keeper: Arc<LastKnownGood>,
+    /// The roster from before the restart, until this process has one of its own.
+    kept: Roster,
+    namespaces: Namespaces,
+    watches: Watches,
+    running: watch::Sender<Option<String>>,
+    roster_failed: Arc<Mutex<Option<Instant>>>,
+    last_json: Option<String>,
+}
+
+/// One watch a namespace.
+#[derive(Default)]
+struct Watches {
+    streams: SelectAll<BoxStream<'static, Told>>,
+    handles: Vec<(String, AbortHandle)>,
+}
+
+impl Follower {
+    async fn follow(mut self, mut bundles: BoxStream<'static, watcher::Result<Event<ConfigMap>>>) -> Infallible {
+        let grace = sleep(GRACE);
+        tokio::pin!(grace);
+        loop {
+            tokio::select! {
+                event = bundles.next() => match event {
+                    Some(Ok(event)) => self.bundle_event(event),
+                    Some(Err(error)) => tracing::warn!(%error, "the bundle cannot be watched, the one before stays"),
+                    // Watches never end; if one did, its source would be asked no more.
+                    None => std::future::pending().await,
+                },
+                Some((namespace, event)) = self.watches.streams.next(), if !self.watches.streams.is_empty() => {
+                    self.identity_event(&namespace, event);
+                }
+                () = &mut grace, if !grace.is_elapsed() => self.fall_back(),
+            }
+        }
+    }
+
+    fn bundle_event(&mut self, event: Event<ConfigMap>) {
+        match event {
+            Event::InitApply(map) | Event::Apply(map) => match text(&map) {
+                // The same again: after a new list, or when only the object's metadata changed.
+                Some(json) if self.last_json.as_deref() == Some(json) => {}
+                Some(json) => self.take_bundle(json),
+                None => tracing::error!("the bundle's ConfigMap has no key {KEY}, the bundle before stays"),
+            },
+            Event::Delete(_) => tracing::warn!("the bundle was deleted, the last one stays in force"),
+            Event::Init | Event::InitDone => {}
+        }
+    }
+
+    fn take_bundle(&mut self, json: &str) {
+        self.last_json = Some(json.to_owned());
+        let Ok(bundle) = self.doorway.put_bundle(json, Seen::AtSource(SystemTime::now())) else { return };
+        self.keeper.keep_bundle(json);
+        // In force at once: whoever belongs to a namespace that is new in it is refused until that is listed,
+        // as under the bundle before, which did not speak of it.
+        self.speak_of(&bundle);
+        self.publish();
+    }
+
+    fn speak_of(&mut self, bundle: &Bundle) {
+        let added = self.namespaces.speak_of(&bundle.agent_namespaces, &self.kept);
+        self.watches.keep_only(&bundle.agent_namespaces);
+        for namespace in added {
+            self.watches.add(&self.client, namespace);
+        }
+    }
+
+    fn identity_event(&mut self, namespace: &str, event: watcher::Result<Event<AgentIdentity>>) {
+        let changed = match event {
+            Ok(event) => self.namespaces.hear(namespace, event),
+            Err(error) => {
+                tracing::warn!(namespace, %error, "the identities of this namespace cannot be watched, retrying");
+                *self.roster_failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                is_forbidden(&error) && self.namespaces.forbidden(namespace)
+            }
+        };
+        if changed {
+            self.publish();
+        }
+    }
+
+    /// The first roster waits for every namespace. Later ones do not: a suspension must not wait for a
+    /// namespace that has just been added.
+    fn publish(&mut self) {
+        let complete = self.namespaces.complete();
+        if !complete && self.doorway.feed.load().is_none() {
+            return;
+        }
+        let roster = self.namespaces.roster();
+        let seen = Seen::AtSource(SystemTime::now());
+        if complete {
+            self.kept = Roster::default();
+            self.keeper.keep_roster(&roster);
+            self.doorway.put_roster(roster, seen);
+            // Only now does this replica run that bundle in full.
+            let revision = self.doorway.revision();
+            self.running.send_if_modified(|told| {
+                *told != revision && {
+                    *told = revision;
+                    true
+                }
+            });
+        } else {
+            self.doorway.put_partial_roster(roster);
+        }
+    }
+
+    /// The API server has not answered in time: what was kept takes force, as far as there is nothing newer.
+    fn fall_back(&mut self) {
+        if self.doorway.feed.load().is_some() {
+            return;
+        }
+        let (Some(bundle), Some(roster)) = (self.keeper.bundle(), self.keeper.roster()) else {
+            tracing::warn!("no complete bundle and roster from the cluster yet, and none kept: waiting");
+            return;
+        };
+        let age = bundle.confirmed.min(roster.confirmed).elapsed().unwrap_or_default();
+        tracing::warn!(?age, "the cluster has not answered: going on with the last known good bundle and roster");
+        self.doorway.put_roster(roster.content, Seen::Kept(roster.confirmed));
+        if self.last_json.is_none()
+            && let Ok(bundle) = self.doorway.put_bundle(&bundle.content, Seen::Kept(bundle.confirmed))
+        {
+            self.speak_of(&bundle);
+        }
+    }
+}
+
+impl Watches {
+    fn add(&mut self, client: &Client, namespace: String) {
+        let identities: Api<AgentIdentity> = Api::namespaced(client.clone(), &namespace);
+        let config = watcher::Config::default().timeout(WATCH);
+        let events = watcher(identities, config).backoff(Pauses::default());
+        let (events, handle) = abortable(events);
+        let name = namespace.clone();
+        self.streams.push(events.map(move |event| (name.clone(), event)).boxed());
+        self.handles.push((namespace, handle));
+    }
+
+    fn keep_only(&mut self, wanted: &[String]) {
+        self.handles.retain(|(namespace, handle)| {
+            let keep = wanted.contains(namespace);
+            if !keep {
+                handle.abort();
+            }
+            keep
+        });
+    }
+}
+
+fn text(map: &ConfigMap) -> Option<&str> {
+    map.data.as_ref()?.get(KEY).map(String::as_str)
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    let forbidden = |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.is_forbidden());
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => forbidden(error),
+        watcher::Error::WatchError(status) => status.is_forbidden(),
+        watcher::Error::NoResourceVersion => false,
+    }
+}
+
+/// From 100 ms doubling to 5 s, each with up to as much again by chance: an API server that comes back meets
+/// its fleets spread out, and a fleet is not blind for long.
+#[derive(Debug, Default)]
+struct Pauses {
+    failures: u32,
+}
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let base =
+            Duration::from_millis(100).saturating_mul(1 << self.failures.min(6)).min(Duration::from_millis(2500));
+        self.failures = self.failures.saturating_add(1);
+        Some(base.mul_f64(1.0 + rand::random::<f64>()))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}

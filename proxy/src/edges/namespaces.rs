@@ -1,0 +1,188 @@
+//! The identities of the namespaces that the bundle names, as their watches tell of them.
+//!
+//! Owns how events come to a roster. Touches its arguments only; [`super::cluster`] watches. Invariants:
+//! a list counts only when it is complete; a namespace that cannot be read costs only itself.
+
+use std::collections::BTreeMap;
+
+use kube::ResourceExt;
+use kube::runtime::watcher::Event;
+use sallyport_crds::AgentIdentity;
+use sallyport_policy::{Member, Roster};
+
+type Members = BTreeMap<String, Member>;
+
+/// What is known of each namespace.
+#[derive(Debug, Default)]
+pub(crate) struct Namespaces {
+    known: BTreeMap<String, Namespace>,
+}
+
+#[derive(Debug, Default)]
+struct Namespace {
+    members: Members,
+    /// The list that is coming in, until it is complete.
+    incoming: Option<Members>,
+    standing: Standing,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Standing {
+    /// No complete list yet.
+    #[default]
+    Awaited,
+    /// Refused to us before any list: nobody of it is known.
+    Forbidden,
+    Listed,
+}
+
+impl Namespaces {
+    /// Sets which namespaces are spoken of; returns those that are new. Until a new one is listed, its
+    /// members are those that `kept` has of it.
+    pub(crate) fn speak_of(&mut self, wanted: &[String], kept: &Roster) -> Vec<String> {
+        self.known.retain(|name, _| wanted.contains(name));
+        let mut added = Vec::new();
+        for name in wanted {
+            if !self.known.contains_key(name) {
+                let of_it = kept.members.values().filter(|member| member.namespace == *name);
+                let members = of_it.map(|member| (member.name.clone(), member.clone())).collect();
+                self.known.insert(name.clone(), Namespace { members, ..Namespace::default() });
+                added.push(name.clone());
+            }
+        }
+        added
+    }
+
+    /// Takes an event of a namespace's watch in; tells whether the roster may have changed.
+    pub(crate) fn hear(&mut self, namespace: &str, event: Event<AgentIdentity>) -> bool {
+        let Some(known) = self.known.get_mut(namespace) else { return false };
+        match event {
+            Event::Init => known.incoming = Some(Members::new()),
+            Event::InitApply(identity) => {
+                let member = member(namespace, &identity);
+                known.incoming.get_or_insert_default().insert(member.name.clone(), member);
+            }
+            Event::InitDone => {
+                known.members = known.incoming.take().unwrap_or_default();
+                known.standing = Standing::Listed;
+                return true;
+            }
+            Event::Apply(identity) => {
+                let member = member(namespace, &identity);
+                return known.members.insert(member.name.clone(), member.clone()) != Some(member);
+            }
+            Event::Delete(identity) => return known.members.remove(&identity.name_any()).is_some(),
+        }
+        false
+    }
+
+    /// A namespace is refused to us. What was listed before stays: an API server that has just started
+    /// refuses too, until it has read its own rules. Tells whether this settles an awaited namespace.
+    pub(crate) fn forbidden(&mut self, namespace: &str) -> bool {
+        let awaited = self.known.get_mut(namespace).filter(|known| known.standing == Standing::Awaited);
+        awaited.map(|known| known.standing = Standing::Forbidden).is_some()
+    }
+
+    /// Whether no namespace is awaited any more.
+    pub(crate) fn complete(&self) -> bool {
+        self.known.values().all(|known| known.standing != Standing::Awaited)
+    }
+
+    /// Everybody who is known.
+    pub(crate) fn roster(&self) -> Roster {
+        let mut roster = Roster::default();
+        for member in self.known.values().flat_map(|known| known.members.values()) {
+            roster.insert(member.clone());
+        }
+        roster
+    }
+}
+
+fn member(namespace: &str, identity: &AgentIdentity) -> Member {
+    let created = identity.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
+    let revoked = identity.spec.revoke_before.as_ref().map_or(i64::MIN, |time| time.0.as_second());
+    Member {
+        namespace: namespace.to_owned(),
+        name: identity.name_any(),
+        groups: identity.spec.groups.clone(),
+        suspended: identity.spec.suspend,
+        // An identity that was made again does not revive the certificates of the one before.
+        min_not_before: created.max(revoked),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use sallyport_crds::AgentIdentitySpec;
+
+    fn identity(name: &str, created: i64) -> AgentIdentity {
+        let mut identity = AgentIdentity::new(name, AgentIdentitySpec::default());
+        identity.metadata.creation_timestamp = Some(Time(jiff::Timestamp::from_second(created).unwrap()));
+        identity
+    }
+
+    fn names(namespaces: &Namespaces) -> Vec<String> {
+        namespaces.roster().members.into_keys().map(|(namespace, name)| format!("{namespace}/{name}")).collect()
+    }
+
+    fn list(namespaces: &mut Namespaces, namespace: &str, names: &[&str]) {
+        namespaces.hear(namespace, Event::Init);
+        for name in names {
+            assert!(!namespaces.hear(namespace, Event::InitApply(identity(name, 1))), "half a list changes nothing");
+        }
+        assert!(namespaces.hear(namespace, Event::InitDone));
+    }
+
+    #[test]
+    fn the_roster_is_complete_when_every_namespace_is_listed_or_refused() {
+        let mut namespaces = Namespaces::default();
+        let added = namespaces.speak_of(&["a".into(), "b".into()], &Roster::default());
+        assert_eq!(added, ["a", "b"]);
+        list(&mut namespaces, "a", &["bot"]);
+        assert!(!namespaces.complete());
+        assert!(namespaces.forbidden("b"));
+        assert!(namespaces.complete());
+        assert_eq!(names(&namespaces), ["a/bot"]);
+        assert!(!namespaces.forbidden("a"), "what was listed stays");
+        assert_eq!(names(&namespaces), ["a/bot"]);
+    }
+
+    #[test]
+    fn a_new_list_replaces_the_old_one_only_when_it_is_whole() {
+        let mut namespaces = Namespaces::default();
+        namespaces.speak_of(&["a".into()], &Roster::default());
+        list(&mut namespaces, "a", &["one", "two"]);
+        namespaces.hear("a", Event::Init);
+        namespaces.hear("a", Event::InitApply(identity("two", 1)));
+        assert_eq!(names(&namespaces), ["a/one", "a/two"]);
+        namespaces.hear("a", Event::InitDone);
+        assert_eq!(names(&namespaces), ["a/two"]);
+        assert!(namespaces.hear("a", Event::Delete(identity("two", 1))));
+        assert!(names(&namespaces).is_empty());
+    }
+
+    #[test]
+    fn an_awaited_namespace_has_whom_it_had_before_the_restart_and_no_other_has() {
+        let mut kept = Roster::default();
+        for namespace in ["a", "b"] {
+            kept.insert(Member { namespace: namespace.into(), name: "bot".into(), ..Member::default() });
+        }
+        let mut namespaces = Namespaces::default();
+        namespaces.speak_of(&["a".into()], &kept);
+        assert_eq!(names(&namespaces), ["a/bot"]);
+        list(&mut namespaces, "a", &[]);
+        assert!(names(&namespaces).is_empty());
+    }
+
+    #[test]
+    fn an_identity_made_again_or_revoked_kills_older_certificates() {
+        let mut identity = identity("bot", 100);
+        assert_eq!(member("a", &identity).min_not_before, 100);
+        identity.spec.revoke_before = Some(Time(jiff::Timestamp::from_second(50).unwrap()));
+        assert_eq!(member("a", &identity).min_not_before, 100);
+        identity.spec.revoke_before = Some(Time(jiff::Timestamp::from_second(150).unwrap()));
+        assert_eq!(member("a", &identity).min_not_before, 150);
+    }
+}

@@ -1,0 +1,34 @@
+//! The proxy as a library, so that tests run in their own process what the program runs.
+//!
+//! Owns the table of parts; [`app`] wires them. Touches the outside world in `edges/` and where sockets,
+//! files and metrics are named below. Invariant: decisions are made in the core, nowhere here.
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "a failing test should stop where it fails"
+    )
+)]
+
+mod admin;
+mod app;
+mod config;
+mod doorway;
+mod edges;
+mod listen;
+mod meter;
+mod reading;
+mod registry;
+mod tls;
+mod upstream;
+
+pub use app::{Running, run, start, start_logging, termination};
+pub use config::{Arguments, Cli, Command, Config, ConfigErrors, RecordsArguments, Source};
+pub use edges::recordings::Recordings;
+pub use edges::vault::DirectoryVault;
+pub use reading::print_records;
+pub use sallyport_core::PolicyFeed;

@@ -1,0 +1,126 @@
+//! What is counted, and how it is exposed.
+//!
+//! Owns every metric and its name. Touches nothing outside; [`crate::admin`] prints them. Invariant: labels
+//! come from a closed set, never from what a client sent.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use sallyport_core::ports::{Event, Meter};
+
+type Labels = [(&'static str, &'static str); 1];
+type Named = [(&'static str, String); 1];
+
+/// Every metric of the proxy.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    accepted: Counter,
+    refused: Family<Labels, Counter>,
+    shed: Family<Labels, Counter>,
+    open: Gauge,
+    opened: Counter,
+    commands: Family<Labels, Counter>,
+    records_lost: Counter,
+    inputs_refused: Family<Labels, Counter>,
+    bundle: Family<Named, Gauge>,
+    age: Family<Labels, Gauge<f64, AtomicU64>>,
+    last_known_good: Gauge,
+}
+
+/// What the world in force is, for whoever reads metrics.
+pub(crate) struct WorldFacts {
+    /// Revision of the bundle.
+    pub(crate) revision: Option<String>,
+    /// Seconds since the bundle was last known to be the newest.
+    pub(crate) bundle_age: Option<f64>,
+    /// Seconds since the roster was last known to be the newest.
+    pub(crate) roster_age: Option<f64>,
+    /// Whether part of it comes from before this process started.
+    pub(crate) last_known_good: bool,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("sallyport_proxy");
+        let metrics = Self {
+            accepted: Counter::default(),
+            refused: Family::default(),
+            shed: Family::default(),
+            open: Gauge::default(),
+            opened: Counter::default(),
+            commands: Family::default(),
+            records_lost: Counter::default(),
+            inputs_refused: Family::default(),
+            bundle: Family::default(),
+            age: Family::default(),
+            last_known_good: Gauge::default(),
+            registry: Registry::default(),
+        };
+        let m = &metrics;
+        registry.register("connections_accepted", "Connections accepted", m.accepted.clone());
+        registry.register("connections_refused", "Connections refused before a session, by blame", m.refused.clone());
+        registry.register("connections_shed", "Connections closed at once for want of room, by cause", m.shed.clone());
+        registry.register("sessions_open", "Sessions open now", m.open.clone());
+        registry.register("sessions_opened", "Sessions opened", m.opened.clone());
+        registry.register("commands", "Commands judged, by verdict", m.commands.clone());
+        registry.register("records_lost", "Records that could not be written", m.records_lost.clone());
+        let help = "Bundles, rosters and certificates that could not be used, so that the former stays";
+        registry.register("inputs_refused", help, m.inputs_refused.clone());
+        registry.register("bundle_info", "The bundle in force, by revision", m.bundle.clone());
+        let help = "Seconds since bundle and roster were last known to be the newest";
+        registry.register("age_seconds", help, m.age.clone());
+        let help = "1 while bundle or roster are those kept from before this process started";
+        registry.register("last_known_good", help, m.last_known_good.clone());
+        Self { registry, ..metrics }
+    }
+
+    /// A connection was closed at once.
+    pub(crate) fn shed(&self, cause: &'static str) {
+        self.shed.get_or_create(&[("cause", cause)]).inc();
+    }
+
+    /// Something from outside could not be used.
+    pub(crate) fn input_refused(&self, kind: &'static str) {
+        self.inputs_refused.get_or_create(&[("input", kind)]).inc();
+    }
+
+    /// Everything, as Prometheus reads it.
+    pub(crate) fn print(&self, facts: WorldFacts) -> Result<String, std::fmt::Error> {
+        self.bundle.clear();
+        if let Some(revision) = facts.revision {
+            self.bundle.get_or_create(&[("revision", revision)]).set(1);
+        }
+        for (of, age) in [("bundle", facts.bundle_age), ("roster", facts.roster_age)] {
+            if let Some(age) = age {
+                self.age.get_or_create(&[("of", of)]).set(age);
+            }
+        }
+        self.last_known_good.set(facts.last_known_good.into());
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl Meter for Metrics {
+    fn count(&self, event: Event) {
+        match event {
+            Event::Accepted => drop(self.accepted.inc()),
+            Event::Refused(blame) => drop(self.refused.get_or_create(&[("blame", blame)]).inc()),
+            Event::Opened => {
+                self.opened.inc();
+                self.open.inc();
+                crate::listen::handshake_is_over();
+            }
+            Event::Closed => drop(self.open.dec()),
+            Event::Allowed => drop(self.commands.get_or_create(&[("verdict", "allow")]).inc()),
+            Event::Denied => drop(self.commands.get_or_create(&[("verdict", "deny")]).inc()),
+            Event::RecordLost => drop(self.records_lost.inc()),
+        }
+    }
+}
