@@ -1,1 +1,27 @@
-//! .
+//! PostgreSQL: what agents and servers say to each other, judged statement by statement.
+//!
+//! Owns the protocol. Touches the sockets it is given. Invariant: nothing reaches the server that was not judged.
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "a failing test should stop where it fails"
+    )
+)]
+
+mod cancel;
+mod codec;
+mod login;
+mod protocol;
+mod refuse;
+mod session;
+mod settings;
+pub mod sql;
+
+pub use codec::startup::CancelKey;
+pub use protocol::{Postgres, Wish};
+pub use session::{Command, Conversation};

@@ -1,0 +1,143 @@
+//! How refusals and endings are said in PostgreSQL's words.
+//!
+//! Owns the ErrorResponses we make, their SQLSTATEs, and the constants that make a server fail in a refused
+//! command's place. Touches its arguments only. Invariant: nothing of a target's side stands in them but what
+//! a fault or denial says aloud.
+
+use bytes::{Bytes, BytesMut};
+use sallyport_core::Fault;
+use sallyport_core::protocol::Ending;
+use sallyport_policy::{Denial, DenyReason};
+
+use crate::codec::backend::error_response;
+use crate::login;
+
+/// A Query that no server can parse.
+pub(crate) const QUERY_THAT_FAILS: &[u8] = b"Q\0\0\0\x3cSALLYPORT REFUSED A COMMAND HERE: ITS RECORDS SAY WHICH\0";
+/// A Parse that no server can parse, of a name of its own: a failed Parse of the unnamed statement would
+/// destroy the client's.
+pub(crate) const PARSE_THAT_FAILS: &[u8] =
+    b"P\0\0\0\x50sallyport refusal\0SALLYPORT REFUSED A COMMAND HERE: ITS RECORDS SAY WHICH\0\0\0";
+
+const NO_ROOM: &str = "no room to record";
+
+/// The ErrorResponse for a refused command. `own` is a refusal that the session itself had cause for.
+pub(crate) fn command_refused(denial: &Denial, own: Option<(Denial, &'static str)>) -> Bytes {
+    let code = match own {
+        Some((cause, code)) if cause == *denial => code,
+        _ => command_code(denial),
+    };
+    said("ERROR", code, denial)
+}
+
+/// The last words to a client whose session ends from our side.
+pub(crate) fn farewell(ending: &Ending) -> Bytes {
+    match ending {
+        Ending::Denied(denial) => said("FATAL", session_code(denial), denial),
+        Ending::Draining => fatal("57P01", "this proxy is going away: connect again"),
+        Ending::Client(cause) => fatal("08P01", cause),
+        Ending::Upstream(cause) => fatal("08006", cause),
+    }
+}
+
+/// The words to a client whose session does not begin.
+pub(crate) fn session_refused(fault: &Fault) -> Bytes {
+    let code = match fault {
+        Fault::Policy(denial) => return said("FATAL", session_code(denial), denial),
+        Fault::Client(cause) if *cause == TLS_REQUIRED => "28000",
+        Fault::Client(_) => "08P01",
+        Fault::Upstream { told, .. } => login::code_of(told),
+        Fault::Internal { told, .. } if told.contains(NO_ROOM) => "53100",
+        Fault::Internal { .. } => "57P03",
+    };
+    fatal(code, &fault.told())
+}
+
+/// What a client reads that does not ask for TLS.
+pub(crate) const TLS_REQUIRED: &str =
+    "TLS with a client certificate is required: set sslmode=verify-full, sslcert and sslkey";
+
+fn command_code(denial: &Denial) -> &'static str {
+    match &denial.reason {
+        DenyReason::NotUnderstood { cause } if cause.contains(NO_ROOM) => "53100",
+        // 42501 is what the server itself says where privileges are missing: clients know it.
+        _ => "42501",
+    }
+}
+
+const fn session_code(denial: &Denial) -> &'static str {
+    if denial.ends_session() { "28000" } else { "42501" }
+}
+
+fn said(severity: &str, code: &str, denial: &Denial) -> Bytes {
+    let message = denial.to_string();
+    let rule = denial.rule().map(|(policy, rule)| format!("policy {policy}, rule {rule}"));
+    let mut fields = vec![(b'S', severity), (b'V', severity), (b'C', code), (b'M', message.as_str())];
+    if let Some(rule) = &rule {
+        fields.push((b'D', rule));
+    }
+    if let DenyReason::NotAllowed { .. } = denial.reason {
+        fields.push((b'H', "ask the target's owner for a rule that allows it"));
+    }
+    let mut out = BytesMut::new();
+    error_response(&mut out, &fields);
+    out.freeze()
+}
+
+fn fatal(code: &str, message: &str) -> Bytes {
+    let mut out = BytesMut::new();
+    error_response(&mut out, &[(b'S', "FATAL"), (b'V', "FATAL"), (b'C', code), (b'M', message)]);
+    out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::backend::{error_field, failure};
+    use crate::codec::frontend;
+
+    #[test]
+    fn the_constants_are_whole_messages() {
+        let frame = frontend::frame(QUERY_THAT_FAILS).unwrap().unwrap();
+        assert_eq!(frame.total, QUERY_THAT_FAILS.len());
+        frontend::query(&QUERY_THAT_FAILS[5..]).unwrap();
+        let frame = frontend::frame(PARSE_THAT_FAILS).unwrap().unwrap();
+        assert_eq!(frame.total, PARSE_THAT_FAILS.len());
+        assert_eq!(frontend::parse(&PARSE_THAT_FAILS[5..]).unwrap().name, b"sallyport refusal");
+    }
+
+    #[test]
+    fn a_rule_that_refused_is_named() {
+        let denial: Denial =
+            DenyReason::Rule { policy: "p".into(), rule: "r".into(), message: Some("not on Fridays".into()) }.into();
+        let error = command_refused(&denial, None);
+        assert_eq!(failure(&error[5..]).code, *b"42501");
+        assert_eq!(error_field(&error[5..], b'M').unwrap(), "refused by policy p, rule r: not on Fridays");
+        assert_eq!(error_field(&error[5..], b'D').unwrap(), "policy p, rule r");
+    }
+
+    #[test]
+    fn endings_are_fatal_and_tell_apart_who_is_to_blame() {
+        let code = |ending: &Ending| {
+            let bytes = farewell(ending);
+            let failure = failure(&bytes[5..]);
+            assert!(failure.ends_session);
+            String::from_utf8(failure.code.to_vec()).unwrap()
+        };
+        assert_eq!(code(&Ending::Denied(DenyReason::Suspended.into())), "28000");
+        assert_eq!(code(&Ending::Draining), "57P01");
+        assert_eq!(code(&Ending::Client("x".into())), "08P01");
+        assert_eq!(code(&Ending::Upstream("x".into())), "08006");
+    }
+
+    #[test]
+    fn a_full_record_store_is_told_as_a_full_disk() {
+        let told = "sessions must be recorded and there is no room to record: tell the target's owner";
+        let bytes = session_refused(&Fault::internal(told, "x"));
+        assert_eq!(failure(&bytes[5..]).code, *b"53100");
+        let denial = Denial::not_understood(
+            "this command must be recorded and there is no room to record it: tell the target's owner",
+        );
+        assert_eq!(failure(&command_refused(&denial, None)[5..]).code, *b"53100");
+    }
+}

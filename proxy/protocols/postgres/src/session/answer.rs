@@ -1,0 +1,241 @@
+//! From the target: what passes, what it settles, and the errors that are replaced by our own.
+//!
+//! Owns the reading of server messages. Touches the buffers it is lent. Invariants: what is not replaced
+//! passes byte for byte; no message is held back longer than it takes to see what matters of it; an answer
+//! that nothing was owed ends the session.
+
+use std::mem;
+
+use bytes::{Buf, Bytes, BytesMut};
+use sallyport_core::Fault;
+use sallyport_core::protocol::Outcome;
+
+use super::{Awaits, Conversation, InFlight, Passing, Skip};
+use crate::codec::backend::{self, ERROR_PEEK, Frame, Kind, Status};
+use crate::codec::frontend::Space;
+use crate::codec::{CodecError, HEADER};
+
+/// The code in the record of a command that the target skipped after an error before it.
+pub(super) const SKIPPED: &str = "skipped";
+
+/// What becomes of a message.
+enum Fate {
+    Passes,
+    Replaced(Bytes),
+}
+
+impl Conversation {
+    pub(super) fn pass(
+        &mut self,
+        input: &mut BytesMut,
+        client: &mut BytesMut,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<(), Fault> {
+        // Everything before this offset has been seen and passes.
+        let mut seen = 0;
+        loop {
+            let rest = input.get(seen..).unwrap_or_default();
+            if self.passing.remaining > 0 {
+                let gone = self.passing.remaining.min(rest.len());
+                self.passing.remaining -= gone;
+                if self.passing.replaced {
+                    deliver(input, seen, client);
+                    input.advance(gone);
+                    seen = 0;
+                } else {
+                    seen += gone;
+                }
+                if self.passing.remaining > 0 {
+                    break;
+                }
+                continue;
+            }
+            let Some(frame) = backend::frame(rest).map_err(fault)? else { break };
+            if rest.len() < needed(frame) {
+                break;
+            }
+            let body = rest.get(HEADER..frame.total.min(rest.len())).unwrap_or_default();
+            match self.take(frame.kind, body, outcomes)? {
+                Fate::Passes => self.passing = Passing { remaining: frame.total, replaced: false },
+                Fate::Replaced(by) => {
+                    deliver(input, seen, client);
+                    seen = 0;
+                    client.extend_from_slice(&by);
+                    self.passing = Passing { remaining: frame.total, replaced: true };
+                }
+            }
+        }
+        deliver(input, seen, client);
+        Ok(())
+    }
+
+    /// Notes what one message means. `body` is whole for the kinds that [`needed`] waits for.
+    fn take(&mut self, kind: Kind, body: &[u8], outcomes: &mut Vec<Outcome>) -> Result<Fate, Fault> {
+        let head = self.queue.front_mut();
+        let awaits = head.as_ref().map(|entry| entry.awaits);
+        match (kind, awaits) {
+            (Kind::DataRow, Some(Awaits::Query | Awaits::Execute)) => {
+                if let Some(entry) = head {
+                    entry.passed += 1;
+                }
+            }
+            (
+                Kind::RowDescription | Kind::CopyData | Kind::CopyDone | Kind::CopyOutResponse,
+                Some(Awaits::Query | Awaits::Execute),
+            )
+            | (Kind::ParameterDescription, Some(Awaits::Describe))
+            | (Kind::EmptyQueryResponse, Some(Awaits::Query))
+            | (Kind::NoticeResponse | Kind::NotificationResponse, _) => {}
+            (Kind::RowDescription | Kind::NoData, Some(Awaits::Describe))
+            | (Kind::ParseComplete, Some(Awaits::Parse))
+            | (Kind::BindComplete, Some(Awaits::Bind))
+            | (Kind::CloseComplete, Some(Awaits::Close))
+            | (Kind::EmptyQueryResponse | Kind::PortalSuspended, Some(Awaits::Execute)) => self.complete(outcomes)?,
+            (Kind::CommandComplete, Some(awaits @ (Awaits::Query | Awaits::Execute))) => {
+                self.copy_in = false;
+                if let (Some(entry), Some(rows)) = (head, backend::rows(body)) {
+                    entry.rows = Some(entry.rows.unwrap_or(0).saturating_add(rows));
+                }
+                if awaits == Awaits::Execute {
+                    self.complete(outcomes)?;
+                }
+            }
+            (Kind::CopyInResponse, Some(Awaits::Query | Awaits::Execute)) => self.begin_copy_in(),
+            (Kind::ReadyForQuery, Some(Awaits::Query | Awaits::Sync)) => {
+                self.copy_in = false;
+                self.status = Status::read(body).map_err(fault)?;
+                self.complete(outcomes)?;
+            }
+            (Kind::ErrorResponse, _) => return self.error(body, outcomes),
+            (Kind::ParameterStatus, _) => self.pinned_holds(body)?,
+            _ => return Err(out_of_step(format!("{kind:?} while {awaits:?} was due"))),
+        }
+        Ok(Fate::Passes)
+    }
+
+    /// The head of the queue succeeded, or is a Query whose error was told before.
+    fn complete(&mut self, outcomes: &mut Vec<Outcome>) -> Result<(), Fault> {
+        let Some(entry) = self.queue.pop_front() else { return Ok(()) };
+        if entry.refusal.is_some() {
+            // The constant in the place of a refused command must fail.
+            return Err(out_of_step("the target ran what cannot be run".to_owned()));
+        }
+        if let Some(effect) = &entry.effect {
+            match effect.space {
+                Space::Statement => self.statements.succeeded(&effect.name, effect.serial),
+                Space::Portal => self.portals.succeeded(&effect.name, effect.serial),
+            }
+        }
+        if let Some(command) = entry.number {
+            let rows = entry.rows.or((entry.passed > 0).then_some(entry.passed));
+            let failed = entry.failed.map(|code| String::from_utf8_lossy(&code).into_owned());
+            outcomes.push(Outcome { command, failed, rows });
+        }
+        Ok(())
+    }
+
+    fn error(&mut self, body: &[u8], outcomes: &mut Vec<Outcome>) -> Result<Fate, Fault> {
+        let failure = backend::failure(body);
+        if failure.ends_session {
+            // The target closes after it. What was in flight has an unknown end.
+            return Ok(Fate::Passes);
+        }
+        self.copy_in = false;
+        let Some(entry) = self.queue.front_mut() else {
+            return Err(out_of_step("an error while nothing was due".to_owned()));
+        };
+        entry.failed = Some(failure.code);
+        let replaced = entry.refusal.take();
+        if !matches!(entry.awaits, Awaits::Query | Awaits::Sync) {
+            self.fail_until_sync(outcomes);
+        }
+        Ok(replaced.map_or(Fate::Passes, Fate::Replaced))
+    }
+
+    /// The head failed, and the server skips everything up to the next Sync, Queries included.
+    fn fail_until_sync(&mut self, outcomes: &mut Vec<Outcome>) {
+        while let Some(entry) = self.queue.front()
+            && entry.awaits != Awaits::Sync
+        {
+            let Some(entry) = self.queue.pop_front() else { break };
+            self.failed(entry, outcomes);
+        }
+        if self.queue.is_empty() && self.skip == Skip::No {
+            self.skip = Skip::UntilSync;
+        }
+    }
+
+    fn failed(&mut self, entry: InFlight, outcomes: &mut Vec<Outcome>) {
+        if let Some(effect) = &entry.effect {
+            match effect.space {
+                Space::Statement => self.statements.failed(&effect.name, effect.serial),
+                Space::Portal => self.portals.failed(&effect.name, effect.serial),
+            }
+        }
+        if let Some(command) = entry.number {
+            let code = entry.failed.map(|code| String::from_utf8_lossy(&code).into_owned());
+            outcomes.push(Outcome { command, failed: Some(code.unwrap_or_else(|| SKIPPED.to_owned())), rows: None });
+        }
+    }
+
+    /// The server waits for data. Syncs that are already on their way to it will be ignored there.
+    fn begin_copy_in(&mut self) {
+        self.copy_in = true;
+        while self.queue.get(1).is_some_and(|entry| entry.awaits == Awaits::Sync) {
+            self.queue.remove(1);
+            self.segment_open |= self.queue.front().is_some_and(|entry| entry.awaits == Awaits::Execute);
+        }
+    }
+
+    /// A setting that commands were judged under must not change.
+    fn pinned_holds(&self, body: &[u8]) -> Result<(), Fault> {
+        let (name, value) = backend::parameter_status(body).map_err(fault)?;
+        let changed = self.pinned.iter().any(|(pinned, wanted)| pinned == name && wanted != value);
+        if changed {
+            let name = String::from_utf8_lossy(name);
+            return Err(Fault::upstream(
+                format!("{name} changed, under which this session's commands are judged"),
+                format!("the target reported a change of {name}"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// How much of a message must have come before it is looked at.
+fn needed(frame: Frame) -> usize {
+    match frame.kind {
+        Kind::DataRow
+        | Kind::CopyData
+        | Kind::RowDescription
+        | Kind::ParameterDescription
+        | Kind::NoticeResponse
+        | Kind::NotificationResponse => HEADER,
+        Kind::ErrorResponse => frame.total.min(HEADER + ERROR_PEEK),
+        _ => frame.total,
+    }
+}
+
+/// Moves the first `count` bytes of `input` to the client. Where the client's buffer is empty the two
+/// buffers change places, and only the beginning of a message that is not whole is copied.
+fn deliver(input: &mut BytesMut, count: usize, client: &mut BytesMut) {
+    if count == 0 {
+        return;
+    }
+    if client.is_empty() {
+        mem::swap(input, client);
+        input.extend_from_slice(client.get(count..).unwrap_or_default());
+        client.truncate(count);
+    } else {
+        client.extend_from_slice(input.get(..count).unwrap_or_default());
+        input.advance(count.min(input.len()));
+    }
+}
+
+fn out_of_step(logged: String) -> Fault {
+    Fault::upstream("the target broke the protocol", logged)
+}
+
+fn fault(error: CodecError) -> Fault {
+    out_of_step(error.to_string())
+}

@@ -1,0 +1,401 @@
+//! From the client: bytes to commands, commands to the target.
+//!
+//! Owns the reading of client messages and what each means for the session. Touches the buffers it is lent.
+//! Invariant: a message is forwarded exactly as it was judged; in COPY only data and its end go upstream.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+use sallyport_core::Fault;
+use sallyport_core::protocol::{Described, Entry, Next};
+use sallyport_policy::{Action, Denial};
+
+use super::names::{LONGEST_NAME, Meaning, Portal, Statement};
+use super::{Awaits, Conversation, Effect, InFlight, MOST_IN_FLIGHT, Skip};
+use crate::codec::backend::ready_for_query;
+use crate::codec::frontend::{self, Frame, Kind, Space};
+use crate::codec::{CodecError, HEADER};
+use crate::sql;
+
+/// Values longer than this are kept as they lie in the message instead of being copied out of it.
+const COPIED_VALUES: usize = 16 * 1024;
+
+static NOTHING: Action = Action::none();
+
+/// A message of the client that may go upstream.
+#[derive(Debug)]
+pub struct Command {
+    raw: Bytes,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Query(Result<Arc<sql::Described>, Own>),
+    Parse(Result<Arc<Statement>, Own>),
+    Bind(Result<Portal, Own>),
+    Execute(Result<Portal, Own>),
+    FunctionCall,
+    /// Describe, Close, Sync, Flush: they run nothing.
+    Plain(Kind),
+    /// Data of a COPY, in any pieces.
+    CopyData,
+    /// CopyDone or CopyFail.
+    CopyEnd,
+}
+
+/// A refusal that policy was not asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Own {
+    cause: String,
+    /// SQLSTATE.
+    code: &'static str,
+}
+
+/// Where a refused command's failure belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It is answered with its own ReadyForQuery.
+    Query,
+    /// What follows it is skipped up to the next Sync.
+    Extended,
+    /// It cannot be refused by itself.
+    Nowhere,
+}
+
+impl Own {
+    fn new(code: &'static str, cause: impl Into<String>) -> Self {
+        Self { cause: cause.into(), code }
+    }
+
+    fn denial(&self) -> Denial {
+        Denial::not_understood(self.cause.clone())
+    }
+}
+
+impl From<sql::Refusal> for Own {
+    fn from(refusal: sql::Refusal) -> Self {
+        // What cannot be parsed is a mistake, not a want of privilege: clients tell the two apart.
+        let code = if refusal.cause.starts_with("the statement cannot be parsed") { "42601" } else { "42501" };
+        Self { cause: refusal.cause, code }
+    }
+}
+
+impl Command {
+    fn body(&self) -> &[u8] {
+        self.raw.get(HEADER..).unwrap_or_default()
+    }
+
+    fn text(&self) -> Cow<'_, str> {
+        let text = match self.what {
+            What::Query(_) => frontend::query(self.body()).ok(),
+            What::Parse(_) => frontend::parse(self.body()).ok().map(|parse| parse.text),
+            _ => None,
+        };
+        String::from_utf8_lossy(text.unwrap_or_default())
+    }
+
+    pub(super) const fn place(&self) -> Place {
+        match self.what {
+            // A FunctionCall is answered like a Query: result or error, then ReadyForQuery.
+            What::Query(_) | What::FunctionCall => Place::Query,
+            What::Parse(_) | What::Bind(_) | What::Execute(_) => Place::Extended,
+            What::Plain(_) | What::CopyData | What::CopyEnd => Place::Nowhere,
+        }
+    }
+
+    /// The SQLSTATE of a refusal of our own, with the denial it belongs to.
+    pub(super) fn own_refusal(&self) -> Option<(Denial, &'static str)> {
+        let own = match &self.what {
+            What::Query(Err(own)) | What::Parse(Err(own)) | What::Bind(Err(own)) | What::Execute(Err(own)) => own,
+            _ => return None,
+        };
+        Some((own.denial(), own.code))
+    }
+
+    pub(super) fn describe(&self) -> Described<'_> {
+        let entry = |text, parameters, runs| Some(Entry { text, parameters, runs });
+        match &self.what {
+            What::Query(judged) => Described {
+                action: judged.as_ref().map(|described| &described.action).map_err(Own::denial),
+                entry: entry(self.text(), Vec::new(), true),
+            },
+            What::Parse(judged) => Described {
+                action: judged.as_ref().map(|statement| &statement.described.action).map_err(Own::denial),
+                entry: entry(self.text(), Vec::new(), false),
+            },
+            What::Bind(Ok(portal)) => Described {
+                action: Ok(portal.meaning.action()),
+                entry: entry(portal.meaning.text(), Vec::new(), false),
+            },
+            What::Execute(Ok(portal)) => Described {
+                action: Ok(portal.meaning.action()),
+                entry: entry(portal.meaning.text(), frontend::parameters(&portal.values), true),
+            },
+            What::Bind(Err(own)) | What::Execute(Err(own)) => {
+                Described { action: Err(own.denial()), entry: entry(Cow::Borrowed(&own.cause), Vec::new(), false) }
+            }
+            What::FunctionCall => Described {
+                action: Err(Denial::not_understood(
+                    "the function call message is not let through: call the function in a statement",
+                )),
+                entry: entry(Cow::Borrowed("function call"), Vec::new(), true),
+            },
+            What::Plain(_) | What::CopyData | What::CopyEnd => Described { action: Ok(&NOTHING), entry: None },
+        }
+    }
+}
+
+impl Conversation {
+    pub(super) fn next_command(&mut self, input: &mut BytesMut, client: &mut BytesMut) -> Result<Next<Command>, Fault> {
+        if self.dropping > 0 {
+            return Ok(self.drop_bytes(input));
+        }
+        if self.copying > 0 {
+            return Ok(self.copy_bytes(input));
+        }
+        let Some(frame) = frontend::frame(input).map_err(fault)? else { return Ok(Next::Incomplete) };
+        if frame.kind == Kind::Terminate {
+            return Ok(Next::Goodbye);
+        }
+        if let Some(next) = self.skipped(frame, input, client) {
+            return Ok(next);
+        }
+        if matches!(frame.kind, Kind::CopyData | Kind::CopyDone | Kind::CopyFail) {
+            return Ok(self.copy_message(frame, input));
+        }
+        if self.copy_in {
+            return match frame.kind {
+                // The server ignores these while it waits for data, for the sake of clients that send them
+                // before they know that their statement is a COPY.
+                Kind::Sync | Kind::Flush => Ok(self.drop_message(frame, input)),
+                _ => Err(Fault::client("only copy data may be sent while a COPY waits for data")),
+            };
+        }
+        if self.queue.len() >= MOST_IN_FLIGHT {
+            return Ok(Next::Full);
+        }
+        if input.len() < frame.total {
+            return Ok(Next::Incomplete);
+        }
+        let raw = input.split_to(frame.total).freeze();
+        let what = self.read(frame.kind, &raw).map_err(fault)?;
+        Ok(Next::Command(Command { raw, what }))
+    }
+
+    /// Reads a whole message that is none of COPY's.
+    fn read(&self, kind: Kind, raw: &Bytes) -> Result<What, CodecError> {
+        let body = raw.get(HEADER..).unwrap_or_default();
+        Ok(match kind {
+            Kind::Query => What::Query(self.understand(frontend::query(body)?)),
+            Kind::Parse => {
+                let parse = frontend::parse(body)?;
+                What::Parse(self.statement(parse.name, parse.text))
+            }
+            Kind::Bind => {
+                let bind = frontend::bind(body)?;
+                What::Bind(self.portal(&bind, raw))
+            }
+            Kind::Execute => {
+                let name = frontend::execute(body)?;
+                let known = self.portals.meaning(name, self.segment);
+                What::Execute(
+                    known.ok_or_else(|| {
+                        Own::new("34000", format!("no portal of the name {:?} is known here", lossy(name)))
+                    }),
+                )
+            }
+            Kind::FunctionCall => What::FunctionCall,
+            Kind::Describe => frontend::named("Describe", body).map(|_| What::Plain(kind))?,
+            Kind::Close => frontend::named("Close", body).map(|_| What::Plain(kind))?,
+            _ => What::Plain(kind),
+        })
+    }
+
+    fn understand(&self, text: &[u8]) -> Result<Arc<sql::Described>, Own> {
+        let text = std::str::from_utf8(text)
+            .map_err(|_| Own::new("22021", "the statement is not valid UTF-8, which this proxy demands"))?;
+        Ok(self.front.describe(text)?)
+    }
+
+    fn statement(&self, name: &[u8], text: &[u8]) -> Result<Arc<Statement>, Own> {
+        name_fits(name)?;
+        if self.statements.is_full(name, text.len()) {
+            return Err(Own::new("54000", "this session has too many prepared statements: close some"));
+        }
+        let described = self.understand(text)?;
+        Ok(Arc::new(Statement { text: String::from_utf8_lossy(text).into(), described }))
+    }
+
+    fn portal(&self, bind: &frontend::Bind<'_>, raw: &Bytes) -> Result<Portal, Own> {
+        name_fits(bind.portal)?;
+        if self.portals.is_full(bind.portal, bind.values.len()) {
+            return Err(Own::new("54000", "this session has too many portals: close some"));
+        }
+        let meaning = self.statements.meaning(bind.statement, self.segment).ok_or_else(|| {
+            let name = lossy(bind.statement);
+            Own::new("26000", format!("no prepared statement of the name {name:?} is known here: prepare it"))
+        })?;
+        let values = match bind.values.len() {
+            0 => Bytes::new(),
+            1..=COPIED_VALUES => Bytes::copy_from_slice(bind.values),
+            _ => raw.slice_ref(bind.values),
+        };
+        Ok(Portal { meaning, values })
+    }
+
+    /// What happens to a message that comes before the Sync that is waited for.
+    fn skipped(&mut self, frame: Frame, input: &mut BytesMut, client: &mut BytesMut) -> Option<Next<Command>> {
+        match (self.skip, frame.kind) {
+            (Skip::No, _) | (Skip::UntilSync, Kind::Sync) => None,
+            (Skip::UntilSyncHere, Kind::Sync) => {
+                if input.len() < frame.total {
+                    return Some(Next::Incomplete);
+                }
+                if self.passing.remaining > 0 {
+                    // A notice is on its way through: our answer must not fall into it.
+                    return Some(Next::Full);
+                }
+                input.advance(frame.total);
+                ready_for_query(client, self.status);
+                self.skip = Skip::No;
+                Some(Next::Handled)
+            }
+            _ => Some(self.drop_message(frame, input)),
+        }
+    }
+
+    /// CopyData, CopyDone and CopyFail.
+    fn copy_message(&mut self, frame: Frame, input: &mut BytesMut) -> Next<Command> {
+        if !self.copy_in {
+            let may_become_copy =
+                self.queue.iter().any(|entry| matches!(entry.awaits, Awaits::Query | Awaits::Execute));
+            // Sent ahead of the server's word that it takes data: wait for that word. Without a COPY these
+            // messages mean nothing, and the server would ignore them.
+            return if may_become_copy { Next::Full } else { self.drop_message(frame, input) };
+        }
+        if frame.kind == Kind::CopyData {
+            // As many messages as have come at once, the last of them perhaps not whole.
+            let mut end = 0;
+            while let Ok(Some(Frame { kind: Kind::CopyData, total })) =
+                frontend::frame(input.get(end..).unwrap_or_default())
+            {
+                end += total;
+            }
+            self.copying = end;
+            return self.copy_bytes(input);
+        }
+        if input.len() < frame.total {
+            return Next::Incomplete;
+        }
+        Next::Command(Command { raw: input.split_to(frame.total).freeze(), what: What::CopyEnd })
+    }
+
+    fn copy_bytes(&self, input: &mut BytesMut) -> Next<Command> {
+        let take = self.copying.min(input.len());
+        if take == 0 {
+            return Next::Incomplete;
+        }
+        Next::Command(Command { raw: input.split_to(take).freeze(), what: What::CopyData })
+    }
+
+    fn drop_message(&mut self, frame: Frame, input: &mut BytesMut) -> Next<Command> {
+        self.dropping = frame.total;
+        self.drop_bytes(input)
+    }
+
+    fn drop_bytes(&mut self, input: &mut BytesMut) -> Next<Command> {
+        let gone = self.dropping.min(input.len());
+        input.advance(gone);
+        self.dropping -= gone;
+        if self.dropping == 0 { Next::Handled } else { Next::Incomplete }
+    }
+
+    pub(super) fn forward_command(
+        &mut self,
+        command: &Command,
+        number: Option<u64>,
+        upstream: &mut BytesMut,
+    ) -> Result<(), Fault> {
+        upstream.extend_from_slice(&command.raw);
+        let out_of_step = || Fault::internal("the session is out of step", "a refused message was to be forwarded");
+        let entry = match &command.what {
+            What::Query(Ok(_)) => {
+                self.begin_segment();
+                InFlight::new(Awaits::Query, number)
+            }
+            What::Parse(Ok(statement)) => {
+                let name = frontend::parse(command.body()).map_err(fault)?.name;
+                let meaning = Meaning::One(Arc::clone(statement));
+                let mut entry = InFlight::new(Awaits::Parse, None);
+                entry.effect = Some(self.effect(Space::Statement, name));
+                self.statements.sent(name, self.serial, self.segment, Some(meaning));
+                entry
+            }
+            What::Bind(Ok(portal)) => {
+                let name = frontend::bind(command.body()).map_err(fault)?.portal;
+                let mut entry = InFlight::new(Awaits::Bind, None);
+                entry.effect = Some(self.effect(Space::Portal, name));
+                self.portals.sent(name, self.serial, self.segment, Some(portal.clone()));
+                entry
+            }
+            What::Execute(Ok(_)) => InFlight::new(Awaits::Execute, number),
+            What::Plain(Kind::Describe) => InFlight::new(Awaits::Describe, None),
+            What::Plain(Kind::Close) => {
+                let (space, name) = frontend::named("Close", command.body()).map_err(fault)?;
+                let mut entry = InFlight::new(Awaits::Close, None);
+                entry.effect = Some(self.effect(space, name));
+                match space {
+                    Space::Statement => self.statements.sent(name, self.serial, self.segment, None),
+                    Space::Portal => self.portals.sent(name, self.serial, self.segment, None),
+                }
+                entry
+            }
+            What::Plain(Kind::Sync) => {
+                self.segment += 1;
+                self.segment_open = false;
+                self.skip = Skip::No;
+                self.expect(InFlight::new(Awaits::Sync, None), upstream);
+                return Ok(());
+            }
+            What::CopyData => {
+                self.copying = self.copying.checked_sub(command.raw.len()).ok_or_else(out_of_step)?;
+                return Ok(());
+            }
+            What::CopyEnd => {
+                self.copy_in = false;
+                return Ok(());
+            }
+            What::Plain(_) => return Ok(()),
+            What::Query(Err(_))
+            | What::Parse(Err(_))
+            | What::Bind(Err(_))
+            | What::Execute(Err(_))
+            | What::FunctionCall => return Err(out_of_step()),
+        };
+        self.segment_open |= entry.awaits != Awaits::Query;
+        self.expect(entry, upstream);
+        Ok(())
+    }
+
+    fn effect(&mut self, space: Space, name: &[u8]) -> Effect {
+        self.serial += 1;
+        Effect { space, name: name.into(), serial: self.serial }
+    }
+}
+
+fn name_fits(name: &[u8]) -> Result<(), Own> {
+    if name.len() <= LONGEST_NAME {
+        return Ok(());
+    }
+    Err(Own::new("42622", format!("names of more than {LONGEST_NAME} bytes are refused: the server would cut them")))
+}
+
+fn lossy(name: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(name.get(..LONGEST_NAME).unwrap_or(name))
+}
+
+fn fault(error: CodecError) -> Fault {
+    Fault::client(error.to_string())
+}
