@@ -27,7 +27,7 @@ demo-down: ## ends what `make demo` left running
 .PHONY: test
 test: setup fmt lint deny generated cluster-binaries images-dev ## everything CI checks
 	$(CARGO) test --workspace --no-fail-fast
-	cd tests/cluster && go vet ./... && go test ./...
+	cd tests/cluster/kind && go vet ./... && go test ./...
 
 .PHONY: setup
 setup: ## installs what a Debian machine needs

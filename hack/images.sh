@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds both binaries and packs the images: build/images/{operator,proxy}.tar, the tests' tools.tar, and the root
-# directories that the Dockerfile copies. It writes under build/ and target/ only, and needs neither Docker nor a registry.
-# PROFILE=release (default) or dev.
+# Builds both binaries and packs the images: build/images/{operator,proxy}.tar, what the demo and the tests run beside them
+# (postgres.tar, tools.tar), and the root directories that the Dockerfile copies. It writes under build/ and target/ only,
+# and needs neither Docker nor a registry. PROFILE=release (default) or dev.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,8 +12,10 @@ target=${CARGO_TARGET_DIR:-target}
 
 cargo build --profile "$profile" --package sallyport-operator --package sallyport-proxy
 cargo build --package sallyport-harness --bin sallyport-cluster
+harness=$target/debug/sallyport-cluster
 for part in operator proxy; do
-  "$target/debug/sallyport-cluster" image --name "sallyport/$part:dev" --binary "$target/$folder/sallyport-$part" \
+  "$harness" image --name "sallyport-$part:dev" --binary "$target/$folder/sallyport-$part" \
     --out "build/images/$part.tar" --root "build/images/$part"
 done
-"$target/debug/sallyport-cluster" image --name sallyport/tools:dev --out build/images/tools.tar
+"$harness" image --name sallyport-postgres:dev --postgres --out build/images/postgres.tar
+"$harness" image --name sallyport/tools:dev --out build/images/tools.tar

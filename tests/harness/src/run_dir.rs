@@ -23,20 +23,26 @@ const DEATH: Duration = Duration::from_secs(10);
 const UNFINISHED: Duration = Duration::from_secs(60);
 
 /// Reads until its owner's end of the pipe closes, which the kernel does however the owner ends, then removes what the owner left.
-/// It moves the directory away first: the name may be taken again while it still removes.
+/// The directory goes last, so that a sweep finds what a killed janitor did not finish; and it is moved away first, because
+/// its name may be taken again while it is still being removed.
 const JANITOR: &str = r#"
 read -r _
-gone="$(dirname "$1")/.gone-$$"
-mv "$1" "$gone" || exit 0
-for attempt in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do
+tries=0
+while [ $tries -lt 40 ]; do
   left=0
   for root in /sys/fs/cgroup /sys/fs/cgroup/*; do
     [ -d "$root/$2" ] || continue
     find "$root/$2" -depth -type d -exec rmdir {} \; 2>/dev/null
     [ -d "$root/$2" ] && left=1
   done
-  rm -rf "$gone" 2>/dev/null || left=1
   [ $left = 0 ] && break
+  tries=$((tries + 1))
+  sleep 0.25
+done
+gone="$(dirname "$1")/.gone-$$"
+mv "$1" "$gone" || exit 0
+until rm -rf "$gone" 2>/dev/null || [ $tries -ge 80 ]; do
+  tries=$((tries + 1))
   sleep 0.25
 done
 "#;
