@@ -14,4 +14,19 @@
     )
 )]
 
+mod admin;
+mod app;
+mod apply;
+mod bell;
+mod certificates;
+mod config;
+mod controllers;
 pub mod derive;
+mod fault;
+pub mod issue;
+mod lease;
+mod metrics;
+mod stores;
+
+pub use app::run;
+pub use config::{Arguments, Config, ConfigErrors};

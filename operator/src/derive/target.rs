@@ -35,6 +35,8 @@ pub struct TargetView<'a> {
     pub server: Held,
     /// The fleet as it is.
     pub fleet: Fleet,
+    /// Objects of the fleet's names that exist and belong to somebody else (`Service orders-db`).
+    pub foreign: Vec<String>,
 }
 
 /// The fleet as it is.
@@ -100,7 +102,8 @@ pub fn plan(view: &TargetView<'_>, settings: &Settings, now: Timestamp) -> Targe
         attached_policies: Some(i32::try_from(bundle.policies.len()).unwrap_or(i32::MAX)),
         conditions: conditions::settle(before, findings, target.metadata.generation, &Time(now)),
     };
-    let again = again(&server, refs::finding(target, &view.references).holds, now);
+    let sound = view.foreign.is_empty() && refs::finding(target, &view.references).holds;
+    let again = again(&server, sound, now);
     TargetPlan { children: wanted, server: Some(server), status, departed: departed(view), again }
 }
 
@@ -157,9 +160,14 @@ fn findings(view: &TargetView<'_>, bundle: &Bundle, fits: bool, server: &Plan) -
         let message = "the policies come to more than a ConfigMap holds: the last bundle that fitted stays in force";
         Finding::no(PROGRAMMED, reason::BUNDLE_TOO_LARGE, message)
     };
-    let ready = if *server == Plan::Blocked {
-        let secret = names::server_secret(&view.target.name_any());
-        Finding::no(READY, reason::NOT_OURS, format!("Secret {secret} exists and belongs to somebody else: delete it"))
+    let mut foreign = view.foreign.clone();
+    if *server == Plan::Blocked {
+        foreign.push(format!("Secret {}", names::server_secret(&view.target.name_any())));
+    }
+    let ready = if !foreign.is_empty() {
+        let message =
+            format!("{} exists and belongs to somebody else: delete it, or rename the target", foreign.join(", "));
+        Finding::no(READY, reason::NOT_OURS, message)
     } else if let Some(fault) = [&accepted, &resolved, &programmed].into_iter().find(|finding| !finding.holds) {
         Finding::no(READY, fault.reason, fault.message.clone())
     } else if view.fleet.ready == 0 {
@@ -198,9 +206,9 @@ fn endpoint(target: &ProtectedTarget, settings: &Settings) -> String {
     format!("{name}.{namespace}.svc.{}:{}", settings.cluster_domain, target.spec.proxy.port)
 }
 
-fn again(server: &Plan, resolved: bool, now: Timestamp) -> Option<Duration> {
+fn again(server: &Plan, sound: bool, now: Timestamp) -> Option<Duration> {
     // What a target names is read, not watched: nothing watches all Secrets of a cluster.
-    let recheck = Duration::from_secs(if resolved { 300 } else { 10 });
+    let recheck = Duration::from_secs(if sound { 300 } else { 10 });
     let renewal = match server {
         Plan::Keep { renewal, .. } => certificate::until(*renewal, now),
         Plan::Issue(_) => Duration::ZERO,

@@ -1,0 +1,207 @@
+//! The parts of the operator and how they are wired.
+//!
+//! Owns the order of starting and stopping. Touches everything, decides nothing. Invariant: nothing is
+//! written before every store is filled and, where a lease is taken, the lease is held.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, PostParams};
+use kube::runtime::events::{Recorder, Reporter as Identity};
+use kube::{Client, ResourceExt};
+use prometheus_client::registry::Registry;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Page};
+use crate::bell::Bell;
+use crate::config::Config;
+use crate::controllers::{self, Context, Memory, Reporter, fleets, identity, policy, target};
+use crate::derive::names;
+use crate::issue::Authority;
+use crate::lease::Leadership;
+use crate::metrics::Metrics;
+use crate::stores::Stores;
+
+/// How long running reconciles may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs the operator until `stop`, or until it loses the lease.
+///
+/// # Errors
+/// When the CA's Secret cannot be used, the admin port cannot be listened on, or the lease was lost.
+pub async fn run(config: Config, client: Client, stop: CancellationToken) -> anyhow::Result<()> {
+    let clock: fn() -> Timestamp = Timestamp::now;
+    let authority = authority(&config, &client, clock()).await?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+
+    // Watches: from here on the caches are warm, leading or not.
+    let (bell, mut watches) = (Bell::default(), JoinSet::new());
+    let stores = Stores::start(&client, &bell, &mut watches);
+    bell.attach(stores.policies.clone());
+
+    // The admin port.
+    let authority_ends = authority.not_after();
+    let ready = AtomicBool::new(false);
+    let page =
+        Arc::new(Page { registry, metrics: metrics.clone(), stores: stores.clone(), ready, authority_ends, clock });
+    let mut services = JoinSet::new();
+    if let Some(address) = config.admin {
+        services.spawn(admin::serve(address, Arc::clone(&page), stop.clone()));
+    }
+
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        ready = stores.ready() => ready.context("a watch ended")?,
+        ended = services.join_next(), if config.admin.is_some() => return serving_failed(ended),
+    }
+    page.ready.store(true, Ordering::Release);
+
+    // Leading.
+    let mut leadership = config
+        .lease_holder
+        .as_ref()
+        .map(|holder| Leadership::new(client.clone(), &config.namespace, "sallyport-operator", holder));
+    if let Some(leadership) = &mut leadership {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = leadership.acquire() => tracing::info!("leading"),
+            ended = services.join_next(), if config.admin.is_some() => return serving_failed(ended),
+        }
+    }
+    metrics.leading.set(1);
+
+    // Controllers.
+    let instance = config.lease_holder.clone();
+    let recorder = Recorder::new(client.clone(), Identity { controller: "sallyport-operator".into(), instance });
+    let context = Arc::new(Context {
+        client,
+        stores: stores.clone(),
+        settings: config.settings,
+        authority,
+        metrics,
+        clock,
+        recorder: Reporter(recorder),
+        memory: Memory::default(),
+    });
+    let mut running = start_controllers(&context, &bell, &stop);
+    bell.everything();
+
+    let lost = tokio::select! {
+        () = stop.cancelled() => false,
+        () = held(&mut leadership) => true,
+        ended = services.join_next(), if config.admin.is_some() => return serving_failed(ended),
+    };
+    if lost {
+        // Nothing may be written any more: what runs is dropped where it stands.
+        running.abort_all();
+        anyhow::bail!("the lease was lost: another operator may be leading");
+    }
+    let ended = tokio::time::timeout(PATIENCE, async { while running.join_next().await.is_some() {} }).await;
+    running.abort_all();
+    if ended.is_err() {
+        tracing::warn!("reconciles did not end in time");
+    }
+    if let Some(leadership) = &leadership {
+        leadership.release().await;
+    }
+    Ok(())
+}
+
+fn start_controllers(context: &Arc<Context>, bell: &Bell, stop: &CancellationToken) -> JoinSet<()> {
+    let mut running = JoinSet::new();
+    let stores = &context.stores;
+    let (one, two, three) = (Arc::clone(context), Arc::clone(context), Arc::clone(context));
+    running.spawn(controllers::run(
+        identity::KIND,
+        one,
+        stores.identities.clone(),
+        bell.identities(),
+        stop.clone(),
+        identity::reconcile,
+    ));
+    running.spawn(controllers::run(
+        target::KIND,
+        two,
+        stores.targets.clone(),
+        bell.targets(),
+        stop.clone(),
+        target::reconcile,
+    ));
+    running.spawn(controllers::run(
+        policy::KIND,
+        three,
+        stores.policies.clone(),
+        bell.policies(),
+        stop.clone(),
+        policy::reconcile,
+    ));
+    running.spawn(fleets::run(Arc::clone(context), bell.fleets_rung(), stop.clone()));
+    running.spawn(forget(Arc::clone(context), stop.clone()));
+    running
+}
+
+/// Drops what is remembered of objects that are gone.
+async fn forget(context: Arc<Context>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(600)) => {}
+        }
+        let stores = &context.stores;
+        let identities = stores.identities.state().into_iter().filter_map(|object| object.uid());
+        let targets = stores.targets.state().into_iter().filter_map(|object| object.uid());
+        let policies = stores.policies.state().into_iter().filter_map(|object| object.uid());
+        context.memory.keep(&identities.chain(targets).chain(policies).collect());
+    }
+}
+
+async fn held(leadership: &mut Option<Leadership>) {
+    match leadership {
+        Some(leadership) => leadership.hold().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn serving_failed(ended: Option<Result<std::io::Result<()>, tokio::task::JoinError>>) -> anyhow::Result<()> {
+    match ended {
+        Some(Ok(result)) => result.context("the admin port cannot be served"),
+        Some(Err(error)) => Err(error).context("the admin port's task ended"),
+        None => Ok(()),
+    }
+}
+
+/// The authority as given; made, if there is none. Of two operators that find none, one makes it and the other reads it.
+async fn authority(config: &Config, client: &Client, now: Timestamp) -> anyhow::Result<Authority> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), &config.namespace);
+    let place = || format!("CA Secret {}/{}", config.namespace, config.ca_secret);
+    let secret = match api.get_opt(&config.ca_secret).await.with_context(place)? {
+        Some(secret) => secret,
+        None => {
+            let metadata = ObjectMeta {
+                name: Some(config.ca_secret.clone()),
+                namespace: Some(config.namespace.clone()),
+                labels: Some(names::managed()),
+                ..ObjectMeta::default()
+            };
+            let made = Authority::generate(metadata, &config.settings.trust_domain, now)?;
+            match api.create(&PostParams::default(), &made).await {
+                Ok(secret) => {
+                    tracing::info!(secret = config.ca_secret, "made the authority of the trust domain");
+                    secret
+                }
+                Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                    api.get(&config.ca_secret).await.with_context(place)?
+                }
+                Err(error) => return Err(error).with_context(place),
+            }
+        }
+    };
+    Authority::read(&secret, now).with_context(place)
+}

@@ -1,0 +1,66 @@
+//! Keeps the certificate of each `AgentIdentity` current.
+//!
+//! Owns nothing but the order of steps: read the Secret, ask `derive`, issue, write, tell. Touches the API
+//! server. Invariant: a Secret that is not the identity's is never written.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::Api;
+use kube::runtime::controller::Action;
+use kube::runtime::events::{Event, EventType};
+use kube::{Resource, ResourceExt};
+use sallyport_crds::AgentIdentity;
+
+use super::{Context, again};
+use crate::certificates;
+use crate::derive::certificate::{Held, Order, Plan};
+use crate::derive::{identity, names};
+use crate::fault::Fault;
+use crate::issue::inspect::inspect;
+use crate::issue::leaf::Role;
+
+pub(crate) const KIND: &str = "AgentIdentity";
+
+pub(crate) async fn reconcile(object: Arc<AgentIdentity>, context: Arc<Context>) -> Result<Action, Fault> {
+    let namespace = object.namespace().unwrap_or_default();
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
+    let uid = object.uid().unwrap_or_default();
+    let look = |secret: Option<&Secret>| inspect(secret, &uid, Role::Agent, &context.authority);
+
+    let found = secrets.get_opt(&names::identity_secret(&object)).await?;
+    let held = look(found.as_ref());
+    let mut plan = identity::plan(&object, &held, &context.settings, context.now());
+
+    if let Some(Plan::Issue(order)) = &plan.certificate {
+        let metadata =
+            certificates::metadata(&plan.secret, &namespace, names::owner(object.as_ref()), names::managed());
+        let issue = certificates::Issue { order, role: Role::Agent, common_name: &object.name_any(), metadata };
+        let written = certificates::write(&context, &secrets, found.as_ref(), issue).await?;
+        announce(&context, object.as_ref(), order, &held).await;
+        // The same question again, with what is there now: the status is of what was written.
+        plan = identity::plan(&object, &look(Some(&written)), &context.settings, context.now());
+    }
+
+    let version = crate::apply::status(&context.client, object.as_ref(), object.status.as_ref(), &plan.status).await?;
+    if version.is_some() {
+        context.metrics.wrote("AgentIdentity/status");
+        let before = object.status.as_ref().map_or(&[][..], |status| &status.conditions);
+        context.report(object.as_ref(), before, &plan.status.conditions).await;
+    }
+    context.memory.wrote(object.as_ref(), version);
+    Ok(again(plan.again))
+}
+
+async fn announce<K: Resource<DynamicType = ()>>(context: &Context, object: &K, order: &Order, held: &Held) {
+    context.metrics.issued(KIND, *held == Held::Missing);
+    let note = format!("certificate issued, valid until {}: {}", order.not_after, order.because);
+    let event = Event {
+        type_: EventType::Normal,
+        reason: "Issued".to_owned(),
+        note: Some(note),
+        action: "Issue".to_owned(),
+        secondary: None,
+    };
+    context.publish(object, &event).await;
+}

@@ -1,0 +1,186 @@
+//! Keeps the fleet of each `ProtectedTarget` as it should be.
+//!
+//! Owns nothing but the order of steps: read, ask `derive`, write, tell. Touches the API server; of the
+//! Secrets it looks at it learns which keys are there. Invariant: the bundle is written before anything that takes longer.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures::future::try_join_all;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::ResourceExt;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
+use sallyport_crds::{AccessPolicy, BundleSourceKind, ProtectedTarget, ProtectedTargetStatus};
+use serde_json::json;
+
+use super::{Context, again};
+use crate::apply::{self, Applied};
+use crate::certificates;
+use crate::derive::certificate::{Held, Plan};
+use crate::derive::children::Child;
+use crate::derive::names::{self, FIELD_MANAGER};
+use crate::derive::refs::{self, Found, Reference, References};
+use crate::derive::target::{self, Fleet, TargetPlan, TargetView};
+use crate::fault::Fault;
+use crate::issue::inspect::inspect;
+use crate::issue::leaf::Role;
+
+pub(crate) const KIND: &str = "ProtectedTarget";
+
+pub(crate) async fn reconcile(object: Arc<ProtectedTarget>, context: Arc<Context>) -> Result<Action, Fault> {
+    let namespace = object.namespace().unwrap_or_default();
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
+    let uid = object.uid().unwrap_or_default();
+    let look = |secret: Option<&Secret>| inspect(secret, &uid, Role::Fleet, &context.authority);
+
+    let policies = policies_of(&context, &namespace);
+    let secret = names::server_secret(&object.name_any());
+    let (references, server) =
+        futures::future::try_join(references(&context, &object), async { Ok(secrets.get_opt(&secret).await?) }).await?;
+    let mut view = TargetView {
+        target: &object,
+        policies: policies.iter().map(AsRef::as_ref).collect(),
+        references,
+        server: look(server.as_ref()),
+        fleet: fleet_of(&context, &namespace, &object.name_any()),
+        foreign: Vec::new(),
+    };
+    let mut plan = target::plan(&view, &context.settings, context.now());
+
+    view.foreign = write_children(&context, &plan).await?;
+    if let Some(Plan::Issue(order)) = &plan.server {
+        let labels = names::labels(&object.name_any());
+        let metadata = certificates::metadata(&secret, &namespace, names::owner(object.as_ref()), labels);
+        let issue = certificates::Issue { order, role: Role::Fleet, common_name: &object.name_any(), metadata };
+        context.metrics.issued(KIND, view.server == Held::Missing);
+        view.server = look(Some(&certificates::write(&context, &secrets, server.as_ref(), issue).await?));
+    }
+    // The same question again, with what is there now: the status is of what was written.
+    plan = target::plan(&view, &context.settings, context.now());
+
+    tell(&context, &object, &plan).await?;
+    prune(&context, &object, &plan.departed).await?;
+    Ok(again(plan.again))
+}
+
+pub(crate) fn policies_of(context: &Context, namespace: &str) -> Vec<Arc<AccessPolicy>> {
+    let mut policies = context.stores.policies.state();
+    policies.retain(|policy| policy.metadata.namespace.as_deref() == Some(namespace));
+    policies
+}
+
+pub(crate) fn fleet_of(context: &Context, namespace: &str, target: &str) -> Fleet {
+    let deployment = context.stores.deployments.get(&ObjectRef::new(&names::fleet(target)).within(namespace));
+    let pods = context.stores.pods.state_filter(|pod| {
+        pod.metadata.namespace.as_deref() == Some(namespace)
+            && pod.metadata.deletion_timestamp.is_none()
+            && pod.metadata.labels.as_ref().and_then(|labels| labels.get(names::TARGET)).map(String::as_str)
+                == Some(target)
+    });
+    let pods: BTreeSet<_> = pods.iter().map(|pod| pod.name_any()).collect();
+    Fleet::of(deployment.as_deref(), pods)
+}
+
+/// Looks at what the target names. Content is dropped here: only the names of keys go on.
+async fn references(context: &Context, target: &ProtectedTarget) -> Result<References, Fault> {
+    let namespace = target.namespace().unwrap_or_default();
+    let looked = refs::of(target).into_iter().map(|reference| async {
+        let found = look_up(context, &namespace, &reference).await?;
+        Ok::<_, Fault>((reference, found))
+    });
+    Ok(try_join_all(looked).await?.into_iter().collect())
+}
+
+async fn look_up(context: &Context, namespace: &str, reference: &Reference) -> Result<Found, Fault> {
+    let present: Option<BTreeSet<String>> = match reference.kind {
+        BundleSourceKind::Secret => {
+            let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
+            let secret = api.get_opt(&reference.name).await?;
+            secret.map(|secret| {
+                let data = secret.data.unwrap_or_default();
+                data.into_iter().filter(|(_, value)| !value.0.is_empty()).map(|(key, _)| key).collect()
+            })
+        }
+        BundleSourceKind::ConfigMap => {
+            let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), namespace);
+            let map = api.get_opt(&reference.name).await?;
+            map.map(|map| {
+                let data = map.data.unwrap_or_default();
+                data.into_iter().filter(|(_, value)| !value.is_empty()).map(|(key, _)| key).collect()
+            })
+        }
+    };
+    let Some(present) = present else { return Ok(Found::Missing) };
+    let lacking: Vec<_> = reference.keys.iter().filter(|key| !present.contains(*key)).cloned().collect();
+    Ok(if lacking.is_empty() { Found::Complete } else { Found::Lacks(lacking) })
+}
+
+/// Writes what is not there yet; returns what exists and is not ours.
+async fn write_children(context: &Context, plan: &TargetPlan) -> Result<Vec<String>, Fault> {
+    let (client, stores) = (&context.client, &context.stores);
+    let mut foreign = Vec::new();
+    for child in &plan.children {
+        let (kind, applied) = match child {
+            Child::ServiceAccount(it) => ("ServiceAccount", apply::apply(client, &stores.service_accounts, it).await?),
+            Child::Role(it) => ("Role", apply::apply(client, &stores.roles, it).await?),
+            Child::RoleBinding(it) => ("RoleBinding", apply::apply(client, &stores.role_bindings, it).await?),
+            Child::ConfigMap(it) => ("ConfigMap", apply::apply(client, &stores.config_maps, it).await?),
+            Child::Deployment(it) => ("Deployment", apply::apply(client, &stores.deployments, it.as_ref()).await?),
+            Child::Service(it) => ("Service", apply::apply(client, &stores.services, it).await?),
+            Child::PodDisruptionBudget(it) => ("PodDisruptionBudget", apply::apply(client, &stores.budgets, it).await?),
+            Child::NetworkPolicy(it) => ("NetworkPolicy", apply::apply(client, &stores.network_policies, it).await?),
+        };
+        match applied {
+            Applied::Unchanged => {}
+            Applied::Written => context.metrics.wrote(kind),
+            Applied::NotOurs => foreign.push(format!("{kind} {}", child.meta().name.as_deref().unwrap_or_default())),
+        }
+    }
+    Ok(foreign)
+}
+
+async fn tell(context: &Context, object: &ProtectedTarget, plan: &TargetPlan) -> Result<(), Fault> {
+    // The replicas' entries are their own.
+    let before = object.status.clone().map(|status| ProtectedTargetStatus { replicas: Vec::new(), ..status });
+    let version = apply::status(&context.client, object, before.as_ref(), &plan.status).await?;
+    if version.is_some() {
+        context.metrics.wrote("ProtectedTarget/status");
+        let before = before.map(|status| status.conditions).unwrap_or_default();
+        context.report(object, &before, &plan.status.conditions).await;
+    }
+    context.memory.wrote(object, version);
+    Ok(())
+}
+
+/// Takes out the entries of replicas that are gone; each by position, if it still is the one at that position.
+async fn prune(context: &Context, object: &ProtectedTarget, departed: &[String]) -> Result<(), Fault> {
+    let entries = object.status.iter().flat_map(|status| status.replicas.iter().enumerate());
+    let gone: Vec<_> = entries.filter(|(_, entry)| departed.contains(&entry.pod)).collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    // From the end, so that positions stay what they were.
+    let steps: Vec<_> = gone
+        .iter()
+        .rev()
+        .flat_map(|(at, entry)| {
+            let path = format!("/status/replicas/{at}");
+            [
+                json!({"op": "test", "path": format!("{path}/pod"), "value": entry.pod}),
+                json!({"op": "remove", "path": path}),
+            ]
+        })
+        .collect();
+    let patch: Patch<ProtectedTarget> = Patch::Json(serde_json::from_value(json!(steps))?);
+    let api: Api<ProtectedTarget> = Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    match api.patch_status(&object.name_any(), &params, &patch).await {
+        Ok(written) => context.memory.wrote(object, written.resource_version()),
+        // Somebody else's entry moved there: the next look sees it.
+        Err(kube::Error::Api(status)) if status.is_invalid() => tracing::debug!("replica entries moved"),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}

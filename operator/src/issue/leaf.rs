@@ -1,0 +1,87 @@
+//! Leaf certificates: ECDSA P-256, a new key each time.
+//!
+//! Owns the key from its making until it is in the Secret. Touches randomness. Invariant: an agent's
+//! certificate names its SPIFFE ID and nothing else; it can be a client and nothing else.
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+};
+use secrecy::SecretString;
+
+use super::Authority;
+use crate::derive::certificate::Order;
+
+/// A fresh certificate with its key.
+#[derive(Debug)]
+pub struct Issued {
+    /// The certificate, and what leads from it to the root: PEM.
+    pub chain: String,
+    /// Its private key: PKCS#8, PEM.
+    pub key: SecretString,
+}
+
+/// Who a certificate is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// An agent: a TLS client.
+    Agent,
+    /// A fleet: a TLS server.
+    Fleet,
+}
+
+/// A certificate could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("the certificate could not be made: {0}")]
+pub struct IssueError(#[from] rcgen::Error);
+
+impl Authority {
+    /// Makes a key and signs a certificate for it.
+    ///
+    /// # Errors
+    /// When a name cannot stand in a certificate, or the provider fails.
+    pub fn issue(&self, order: &Order, role: Role, common_name: &str) -> Result<Issued, IssueError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        // X.520 bounds a common name at 64 characters; it is for display, and nothing reads it.
+        params.distinguished_name.push(DnType::CommonName, common_name.chars().take(64).collect::<String>());
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.serial_number = Some(serial());
+        set_validity(&mut params, order.not_before, order.not_after);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![match role {
+            Role::Agent => ExtendedKeyUsagePurpose::ClientAuth,
+            Role::Fleet => ExtendedKeyUsagePurpose::ServerAuth,
+        }];
+        params.use_authority_key_identifier_extension = true;
+        for uri in &order.names.uris {
+            params.subject_alt_names.push(SanType::URI(uri.as_str().try_into()?));
+        }
+        for name in &order.names.dns {
+            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
+        }
+        let leaf = params.signed_by(&key, &self.issuer)?.pem();
+        Ok(Issued { chain: leaf + &self.intermediates, key: SecretString::from(key.serialize_pem()) })
+    }
+}
+
+/// 127 random bits: positive, and not to be guessed or met twice.
+pub(super) fn serial() -> SerialNumber {
+    let mut bytes: [u8; 16] = rand::random();
+    if let Some(first) = bytes.first_mut() {
+        *first = (*first & 0x7f) | 0x40;
+    }
+    SerialNumber::from_slice(&bytes)
+}
+
+/// Times in the terms of the certificate library.
+pub(super) fn set_validity(params: &mut CertificateParams, from: Timestamp, to: Timestamp) {
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let seconds = |at: Timestamp| Duration::from_secs(u64::try_from(at.as_second()).unwrap_or(0));
+    params.not_before = epoch + seconds(from);
+    params.not_after = epoch + seconds(to);
+}
