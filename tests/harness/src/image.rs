@@ -201,7 +201,7 @@ mod tests {
         let output = std::process::Command::new("chroot")
             .args(["--userspec", "999:999"])
             .env_clear()
-            .env("PATH", "/usr/bin")
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .arg(dir.path())
             .args(["/bin/sh", "-c", script])
             .output()
