@@ -1,0 +1,165 @@
+//! Names as a statement writes them, turned into every object they could mean.
+//!
+//! Owns the search path of the upstream session. Touches the lists of [`super::catalog`]. Invariant: the candidates
+//! of a name contain the object that the server resolves it to, provided that the session runs with
+//! [`NameSettings::search_path`] and that nobody can create functions in its schemas whom the administrator does not
+//! trust (`REVOKE CREATE ON SCHEMA public FROM PUBLIC`): PostgreSQL prefers a function of any schema in the path
+//! whose argument types fit better, so `lower(x)` is the harmless one only as long as nobody adds another `lower`.
+
+use sallyport_policy::QualifiedName;
+
+use super::catalog::{self, FunctionClass};
+
+const CATALOG: &str = "pg_catalog";
+const TEMPORARY: &str = "pg_temp";
+
+/// How the upstream session resolves names that have no schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameSettings {
+    /// Without `pg_catalog` and `pg_temp`, which are always first and last.
+    schemas: Vec<String>,
+}
+
+/// Why a search path was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameSettingsError {
+    /// It would mean another schema for every role.
+    #[error("search_path: \"$user\" depends on the role: name the schema")]
+    User,
+    /// Unqualified names would find something else before the built-in ones.
+    #[error("search_path: pg_catalog must come first or be left out")]
+    CatalogNotFirst,
+    /// Temporary objects would shadow permanent ones.
+    #[error("search_path: pg_temp must come last or be left out")]
+    TemporaryNotLast,
+    /// An empty name, or one that the server would cut.
+    #[error("search_path: {0:?} must have 1 to 63 bytes and no NUL")]
+    Name(String),
+}
+
+/// What calling a function by some name can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Callee {
+    /// Nothing that policy would want to judge.
+    Harmless,
+    /// It runs one of these.
+    Runs(Vec<QualifiedName>),
+}
+
+impl NameSettings {
+    /// A search path as the target sets it.
+    ///
+    /// # Errors
+    /// When names would not mean what policy takes them for.
+    pub fn new<S: Into<String>>(search_path: impl IntoIterator<Item = S>) -> Result<Self, NameSettingsError> {
+        let mut schemas: Vec<String> = search_path.into_iter().map(Into::into).collect();
+        if schemas.first().is_some_and(|first| first == CATALOG) {
+            schemas.remove(0);
+        }
+        if schemas.last().is_some_and(|last| last == TEMPORARY) {
+            schemas.pop();
+        }
+        for schema in &schemas {
+            match schema.as_str() {
+                "$user" => return Err(NameSettingsError::User),
+                CATALOG => return Err(NameSettingsError::CatalogNotFirst),
+                TEMPORARY => return Err(NameSettingsError::TemporaryNotLast),
+                name if name.is_empty() || name.len() > 63 || name.contains('\0') => {
+                    return Err(NameSettingsError::Name(name.chars().take(80).collect()));
+                }
+                _ => {}
+            }
+        }
+        Ok(Self { schemas })
+    }
+
+    /// The value that `search_path` must have upstream. `pg_catalog` is searched first without being named;
+    /// naming it would make the server create new objects there, which it refuses.
+    #[must_use]
+    pub fn search_path(&self) -> String {
+        let quoted = self.schemas.iter().map(String::as_str).chain([TEMPORARY]);
+        quoted.map(|schema| format!("\"{}\"", schema.replace('"', "\"\""))).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What an existing relation's name could mean. An empty `schema` is none.
+    pub(super) fn relation(&self, schema: &str, name: &str) -> Vec<QualifiedName> {
+        if !schema.is_empty() {
+            return vec![qualified(schema, name)];
+        }
+        if catalog::is_relation(name) {
+            return vec![qualified(CATALOG, name)];
+        }
+        let mut candidates = self.created(name);
+        // A server that is newer than the list may have it.
+        if name.starts_with("pg_") {
+            candidates.insert(0, qualified(CATALOG, name));
+        }
+        candidates
+    }
+
+    /// Where a new object of that name could go: the first schema of the path that exists.
+    pub(super) fn created(&self, name: &str) -> Vec<QualifiedName> {
+        let schemas = self.schemas.iter();
+        let mut candidates: Vec<_> = schemas.map(|schema| qualified(schema, name)).collect();
+        if candidates.is_empty() {
+            candidates.push(qualified(TEMPORARY, name));
+        }
+        candidates
+    }
+
+    /// What a call by that name can do. An empty `schema` is none.
+    pub(super) fn function(&self, schema: &str, name: &str) -> Callee {
+        match (schema, catalog::function(name)) {
+            ("" | CATALOG, Some(FunctionClass::Harmless)) => Callee::Harmless,
+            ("information_schema", _) if catalog::is_harmless_of_information_schema(name) => Callee::Harmless,
+            ("", Some(_)) => Callee::Runs(vec![qualified(CATALOG, name)]),
+            ("", None) => {
+                let mut candidates = self.created(name);
+                if name.starts_with("pg_") || name.starts_with("lo_") {
+                    candidates.insert(0, qualified(CATALOG, name));
+                }
+                Callee::Runs(candidates)
+            }
+            (schema, _) => Callee::Runs(vec![qualified(schema, name)]),
+        }
+    }
+}
+
+impl Default for NameSettings {
+    fn default() -> Self {
+        Self { schemas: vec!["public".to_owned()] }
+    }
+}
+
+pub(super) fn qualified(schema: &str, name: &str) -> QualifiedName {
+    QualifiedName::new(schema.to_owned(), name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_would_change_what_names_mean_is_refused() {
+        assert_eq!(NameSettings::new(["$user", "public"]), Err(NameSettingsError::User));
+        assert_eq!(NameSettings::new(["public", "pg_catalog"]), Err(NameSettingsError::CatalogNotFirst));
+        assert_eq!(NameSettings::new(["pg_temp", "public"]), Err(NameSettingsError::TemporaryNotLast));
+        assert!(matches!(NameSettings::new([""]), Err(NameSettingsError::Name(_))));
+    }
+
+    #[test]
+    fn the_upstream_path_quotes_every_schema_and_ends_with_temporary_objects() {
+        let settings = NameSettings::new(["pg_catalog", "app", "we\"ird", "pg_temp"]).unwrap();
+        assert_eq!(settings.search_path(), "\"app\", \"we\"\"ird\", \"pg_temp\"");
+        assert_eq!(NameSettings::default().search_path(), "\"public\", \"pg_temp\"");
+    }
+
+    #[test]
+    fn a_name_without_schema_means_every_schema_of_the_path() {
+        let settings = NameSettings::new(["app", "public"]).unwrap();
+        assert_eq!(settings.relation("", "t"), [qualified("app", "t"), qualified("public", "t")]);
+        assert_eq!(settings.relation("", "pg_class"), [qualified("pg_catalog", "pg_class")]);
+        assert_eq!(settings.relation("", "pg_x").len(), 3);
+        assert_eq!(settings.relation("pg_temp_3", "t"), [qualified("pg_temp_3", "t")]);
+    }
+}

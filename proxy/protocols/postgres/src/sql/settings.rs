@@ -1,0 +1,142 @@
+//! SET, RESET and DISCARD: which settings are the session's own affair.
+//!
+//! Owns the list of harmless settings. Touches the walk. Invariant: a setting that changes what a statement means,
+//! whose rights it runs with, how text is read, or how much memory it may take is never harmless.
+
+use pg_query::protobuf as pb;
+use pg_query::protobuf::a_const::Val;
+use pg_query::protobuf::node::Node as N;
+use sallyport_policy::{Operation, Usage};
+
+use super::walk::{Visit, Walker};
+
+/// How results are written, how long things may take, and how they are planned.
+const HARMLESS: [&str; 44] = [
+    "application_name",
+    "bytea_output",
+    "client_min_messages",
+    "constraint_exclusion",
+    "cpu_index_tuple_cost",
+    "cpu_operator_cost",
+    "cpu_tuple_cost",
+    "cursor_tuple_fraction",
+    "datestyle",
+    "default_statistics_target",
+    "effective_cache_size",
+    "enable_async_append",
+    "enable_bitmapscan",
+    "enable_gathermerge",
+    "enable_hashagg",
+    "enable_hashjoin",
+    "enable_incremental_sort",
+    "enable_indexonlyscan",
+    "enable_indexscan",
+    "enable_material",
+    "enable_memoize",
+    "enable_mergejoin",
+    "enable_nestloop",
+    "enable_parallel_append",
+    "enable_parallel_hash",
+    "enable_partition_pruning",
+    "enable_partitionwise_aggregate",
+    "enable_partitionwise_join",
+    "enable_seqscan",
+    "enable_sort",
+    "enable_tidscan",
+    "extra_float_digits",
+    "from_collapse_limit",
+    "geqo",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "intervalstyle",
+    "join_collapse_limit",
+    "lock_timeout",
+    "plan_cache_mode",
+    "random_page_cost",
+    "seq_page_cost",
+    "statement_timeout",
+    "timezone",
+];
+
+impl Walker<'_> {
+    pub(super) fn set(&mut self, statement: &pb::VariableSetStmt) {
+        let pb::VariableSetStmt { kind, name, args, jumble_args: _, is_local: _, location: _ } = statement;
+        // The server looks settings up without regard to case, quoted or not.
+        let name = name.to_ascii_lowercase();
+        let kind = pb::VariableSetKind::try_from(*kind).unwrap_or_default();
+        match (name.as_str(), kind) {
+            (_, pb::VariableSetKind::VarResetAll) => return self.other("SetParameter", "all", Usage::Write),
+            ("transaction", pb::VariableSetKind::VarSetMulti) => self.add(Operation::bare("Transaction")),
+            ("session characteristics", pb::VariableSetKind::VarSetMulti) => {
+                for option in args {
+                    match &option.node {
+                        Some(N::DefElem(option)) => {
+                            self.other("SetParameter", &format!("default_{}", option.defname), Usage::Write);
+                        }
+                        _ => self.unknown("SetParameter"),
+                    }
+                }
+            }
+            ("role" | "session_authorization", _) => {
+                let role = value(args).map_or_else(|| "default".to_owned(), str::to_owned);
+                self.other("SetRole", &role, Usage::Write);
+            }
+            ("client_encoding", pb::VariableSetKind::VarSetValue) if is_utf8(args) => {
+                self.add(Operation::bare("Session"));
+            }
+            ("standard_conforming_strings", pb::VariableSetKind::VarSetValue) if is_on(args) => {
+                self.add(Operation::bare("Session"));
+            }
+            (
+                name,
+                pb::VariableSetKind::VarSetValue | pb::VariableSetKind::VarSetDefault | pb::VariableSetKind::VarReset,
+            ) if HARMLESS.binary_search(&name).is_ok() => self.add(Operation::bare("Session")),
+            (name, _) => self.other("SetParameter", name, Usage::Write),
+        }
+        args.visit(self);
+    }
+
+    pub(super) fn discard(&mut self, statement: &pb::DiscardStmt) {
+        let pb::DiscardStmt { target } = statement;
+        match pb::DiscardMode::try_from(*target) {
+            Ok(pb::DiscardMode::DiscardPlans | pb::DiscardMode::DiscardSequences) => {
+                self.add(Operation::bare("Session"));
+            }
+            Ok(pb::DiscardMode::DiscardTemp) => self.unknown("Drop"),
+            _ => {
+                self.other("SetParameter", "all", Usage::Write);
+                self.unknown("Drop");
+            }
+        }
+    }
+}
+
+fn value(args: &[pb::Node]) -> Option<&str> {
+    match args {
+        [pb::Node { node: Some(N::AConst(pb::AConst { val: Some(Val::Sval(value)), .. })) }] => Some(&value.sval),
+        _ => None,
+    }
+}
+
+fn is_utf8(args: &[pb::Node]) -> bool {
+    // The server compares encoding names by their letters and digits alone.
+    let plain = |value: &str| {
+        value.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect::<String>()
+    };
+    value(args).is_some_and(|value| matches!(plain(value).as_str(), "utf8" | "unicode"))
+}
+
+fn is_on(args: &[pb::Node]) -> bool {
+    value(args).is_some_and(|value| matches!(value.to_ascii_lowercase().as_str(), "on" | "true" | "yes" | "1"))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_list_is_sorted_and_holds_nothing_that_changes_meaning() {
+        assert!(super::HARMLESS.is_sorted());
+        for name in ["search_path", "role", "row_security", "session_replication_role", "work_mem", "array_nulls"] {
+            assert!(super::HARMLESS.binary_search(&name).is_err(), "{name}");
+        }
+    }
+}
