@@ -100,7 +100,7 @@ fn rounds(challenge: &[u8]) -> Option<u32> {
 fn certificate_hash(certificate: &[u8]) -> Option<Vec<u8>> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let signature = &parsed.signature_algorithm.algorithm;
-    let is = |oids: &[&oid::Oid<'_>]| oids.iter().any(|oid| *oid == signature);
+    let is = |oids: &[&oid::Oid<'_>]| oids.contains(&signature);
     let hash = if is(&[
         &oid::OID_PKCS1_MD5WITHRSAENC,
         &oid::OID_PKCS1_SHA1WITHRSA,

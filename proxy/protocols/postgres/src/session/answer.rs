@@ -96,6 +96,7 @@ impl Conversation {
                 if let (Some(entry), Some(rows)) = (head, backend::rows(body)) {
                     entry.rows = Some(entry.rows.unwrap_or(0).saturating_add(rows));
                 }
+                self.all_may_be_forgotten(body);
                 if awaits == Awaits::Execute {
                     self.complete(outcomes)?;
                 }
@@ -105,6 +106,9 @@ impl Conversation {
                 self.copy_in = false;
                 self.status = Status::read(body).map_err(fault)?;
                 self.complete(outcomes)?;
+                if self.status == Status::Idle && self.queue.is_empty() && !self.segment_open {
+                    self.transaction_ended();
+                }
             }
             (Kind::ErrorResponse, _) => return self.error(body, outcomes),
             (Kind::ParameterStatus, _) => self.pinned_holds(body)?,
@@ -121,9 +125,12 @@ impl Conversation {
             return Err(out_of_step("the target ran what cannot be run".to_owned()));
         }
         if let Some(effect) = &entry.effect {
-            match effect.space {
-                Space::Statement => self.statements.succeeded(&effect.name, effect.serial),
-                Space::Portal => self.portals.succeeded(&effect.name, effect.serial),
+            // A Query whose error was told before it was ready did not succeed.
+            match (effect.space, entry.failed) {
+                (Space::Statement, None) => self.statements.succeeded(&effect.name, effect.serial),
+                (Space::Statement, Some(_)) => self.statements.failed(&effect.name, effect.serial),
+                (Space::Portal, None) => self.portals.succeeded(&effect.name, effect.serial),
+                (Space::Portal, Some(_)) => self.portals.failed(&effect.name, effect.serial),
             }
         }
         if let Some(command) = entry.number {

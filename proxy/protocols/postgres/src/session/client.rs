@@ -11,7 +11,8 @@ use sallyport_core::Fault;
 use sallyport_core::protocol::{Described, Entry, Next};
 use sallyport_policy::{Action, Denial};
 
-use super::names::{LONGEST_NAME, Meaning, Portal, Statement};
+use super::names::{LONGEST_NAME, Meaning, NO_SEGMENT, Portal, Statement};
+use super::spoken::gives_names;
 use super::{Awaits, Conversation, Effect, InFlight, MOST_IN_FLIGHT, Skip};
 use crate::codec::backend::ready_for_query;
 use crate::codec::frontend::{self, Frame, Kind, Space};
@@ -28,6 +29,8 @@ static NOTHING: Action = Action::none();
 pub struct Command {
     raw: Bytes,
     what: What,
+    /// What it does, where that is more than its text says by itself.
+    refined: Option<Box<Action>>,
 }
 
 #[derive(Debug)]
@@ -65,7 +68,7 @@ pub(super) enum Place {
 }
 
 impl Own {
-    fn new(code: &'static str, cause: impl Into<String>) -> Self {
+    pub(super) fn new(code: &'static str, cause: impl Into<String>) -> Self {
         Self { cause: cause.into(), code }
     }
 
@@ -115,6 +118,14 @@ impl Command {
     }
 
     pub(super) fn describe(&self) -> Described<'_> {
+        let mut described = self.describe_text();
+        if let (Ok(_), Some(refined)) = (&described.action, &self.refined) {
+            described.action = Ok(refined);
+        }
+        described
+    }
+
+    fn describe_text(&self) -> Described<'_> {
         let entry = |text, parameters, runs| Some(Entry { text, parameters, runs });
         match &self.what {
             What::Query(judged) => Described {
@@ -181,7 +192,16 @@ impl Conversation {
         }
         let raw = input.split_to(frame.total).freeze();
         let what = self.read(frame.kind, &raw).map_err(fault)?;
-        Ok(Next::Command(Command { raw, what }))
+        let refined = match &what {
+            What::Query(Ok(described)) => {
+                let text = frontend::query(raw.get(HEADER..).unwrap_or_default()).map_err(fault)?;
+                self.refined_query(&String::from_utf8_lossy(text), described)
+            }
+            What::Parse(Ok(statement)) => self.refined(std::slice::from_ref(statement)),
+            What::Bind(Ok(portal)) | What::Execute(Ok(portal)) => self.refined(portal.meaning.statements()),
+            _ => None,
+        };
+        Ok(Next::Command(Command { raw, what, refined: refined.map(Box::new) }))
     }
 
     /// Reads a whole message that is none of COPY's.
@@ -216,7 +236,9 @@ impl Conversation {
     fn understand(&self, text: &[u8]) -> Result<Arc<sql::Described>, Own> {
         let text = std::str::from_utf8(text)
             .map_err(|_| Own::new("22021", "the statement is not valid UTF-8, which this proxy demands"))?;
-        Ok(self.front.describe(text)?)
+        let described = self.front.describe(text)?;
+        self.names_fit(text, &described)?;
+        Ok(described)
     }
 
     fn statement(&self, name: &[u8], text: &[u8]) -> Result<Arc<Statement>, Own> {
@@ -289,7 +311,7 @@ impl Conversation {
         if input.len() < frame.total {
             return Next::Incomplete;
         }
-        Next::Command(Command { raw: input.split_to(frame.total).freeze(), what: What::CopyEnd })
+        Next::Command(Command { raw: input.split_to(frame.total).freeze(), what: What::CopyEnd, refined: None })
     }
 
     fn copy_bytes(&self, input: &mut BytesMut) -> Next<Command> {
@@ -297,7 +319,7 @@ impl Conversation {
         if take == 0 {
             return Next::Incomplete;
         }
-        Next::Command(Command { raw: input.split_to(take).freeze(), what: What::CopyData })
+        Next::Command(Command { raw: input.split_to(take).freeze(), what: What::CopyData, refined: None })
     }
 
     fn drop_message(&mut self, frame: Frame, input: &mut BytesMut) -> Next<Command> {
@@ -321,9 +343,12 @@ impl Conversation {
         upstream.extend_from_slice(&command.raw);
         let out_of_step = || Fault::internal("the session is out of step", "a refused message was to be forwarded");
         let entry = match &command.what {
-            What::Query(Ok(_)) => {
+            What::Query(Ok(described)) => {
                 self.begin_segment();
-                InFlight::new(Awaits::Query, number)
+                let mut entry = InFlight::new(Awaits::Query, number);
+                entry.names = gives_names(described);
+                entry.effect = self.note_names(&command.text(), described, NO_SEGMENT);
+                entry
             }
             What::Parse(Ok(statement)) => {
                 let name = frontend::parse(command.body()).map_err(fault)?.name;
@@ -340,7 +365,17 @@ impl Conversation {
                 self.portals.sent(name, self.serial, self.segment, Some(portal.clone()));
                 entry
             }
-            What::Execute(Ok(_)) => InFlight::new(Awaits::Execute, number),
+            What::Execute(Ok(portal)) => {
+                let mut entry = InFlight::new(Awaits::Execute, number);
+                // Where it is not known which statement runs, each may give its name.
+                let sure = if portal.meaning.statements().len() == 1 { self.segment } else { NO_SEGMENT };
+                for statement in portal.meaning.statements() {
+                    entry.names |= gives_names(&statement.described);
+                    let effect = self.note_names(&statement.text, &statement.described, sure);
+                    entry.effect = effect.filter(|_| sure != NO_SEGMENT);
+                }
+                entry
+            }
             What::Plain(Kind::Describe) => InFlight::new(Awaits::Describe, None),
             What::Plain(Kind::Close) => {
                 let (space, name) = frontend::named("Close", command.body()).map_err(fault)?;
@@ -379,7 +414,7 @@ impl Conversation {
         Ok(())
     }
 
-    fn effect(&mut self, space: Space, name: &[u8]) -> Effect {
+    pub(super) fn effect(&mut self, space: Space, name: &[u8]) -> Effect {
         self.serial += 1;
         Effect { space, name: name.into(), serial: self.serial }
     }

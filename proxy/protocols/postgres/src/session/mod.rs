@@ -6,6 +6,7 @@
 mod answer;
 mod client;
 mod names;
+mod spoken;
 #[cfg(test)]
 mod tests;
 
@@ -105,6 +106,8 @@ struct InFlight {
     failed: Option<[u8; 5]>,
     /// The name that it gives a meaning.
     effect: Option<Effect>,
+    /// It gives names a meaning by SQL.
+    names: bool,
     /// It is a constant in the place of a refused command: its error is replaced with this.
     refusal: Option<Bytes>,
 }
@@ -127,7 +130,7 @@ pub(crate) struct Beginning {
 
 impl InFlight {
     const fn new(awaits: Awaits, number: Option<u64>) -> Self {
-        Self { awaits, number, rows: None, passed: 0, failed: None, effect: None, refusal: None }
+        Self { awaits, number, rows: None, passed: 0, failed: None, effect: None, names: false, refusal: None }
     }
 }
 

@@ -9,7 +9,7 @@
 //! later segments the old meaning stays a candidate until the answer has come.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -23,6 +23,11 @@ pub(crate) const LONGEST_NAME: usize = 63;
 pub(crate) const MOST_NAMES: usize = 10_000;
 /// Bytes of text or parameters behind the names of one table.
 pub(crate) const MOST_BYTES: usize = 128 * 1024 * 1024;
+/// Things that one name may stand for at once. Only a session that gives one name many meanings without
+/// ever closing it comes near.
+const MOST_CANDIDATES: usize = 256;
+/// The segment of a meaning that no later message can rely on, for it may fail without anything being skipped.
+pub(crate) const NO_SEGMENT: u64 = u64::MAX;
 
 /// A prepared statement.
 #[derive(Debug)]
@@ -61,7 +66,7 @@ impl Meaning {
         }
     }
 
-    fn statements(&self) -> &[Arc<Statement>] {
+    pub(super) fn statements(&self) -> &[Arc<Statement>] {
         match self {
             Self::One(statement) => std::slice::from_ref(statement),
             Self::Any(several) => &several.statements,
@@ -141,22 +146,25 @@ struct Candidate<V> {
 /// One of the two tables. The unnamed statement or portal has the empty name and a place of its own.
 #[derive(Debug)]
 pub(crate) struct Names<V> {
-    unnamed: Vec<Candidate<V>>,
-    named: HashMap<Box<[u8]>, Vec<Candidate<V>>>,
+    unnamed: VecDeque<Candidate<V>>,
+    named: HashMap<Box<[u8]>, VecDeque<Candidate<V>>>,
     bytes: usize,
 }
 
 impl<V> Default for Names<V> {
     fn default() -> Self {
-        Self { unnamed: Vec::new(), named: HashMap::new(), bytes: 0 }
+        Self { unnamed: VecDeque::new(), named: HashMap::new(), bytes: 0 }
     }
 }
 
 impl<V: Value> Names<V> {
     /// Whether one more name with that much behind it would be too much.
     pub(crate) fn is_full(&self, name: &[u8], weight: usize) -> bool {
-        let new = !name.is_empty() && !self.named.contains_key(name);
-        (new && self.named.len() >= MOST_NAMES) || self.bytes.saturating_add(weight) > MOST_BYTES
+        let too_many = match self.named.get(name) {
+            Some(candidates) => candidates.len() >= MOST_CANDIDATES,
+            None => !name.is_empty() && self.named.len() >= MOST_NAMES,
+        };
+        too_many || self.bytes.saturating_add(weight) > MOST_BYTES
     }
 
     /// Notes that a message was sent which gives `name` a meaning, or closes it.
@@ -164,50 +172,77 @@ impl<V: Value> Names<V> {
         self.bytes += value.as_ref().map_or(0, V::weight);
         let candidate = Candidate { serial, segment, value };
         if name.is_empty() {
-            self.unnamed.push(candidate);
+            self.unnamed.push_back(candidate);
         } else if let Some(candidates) = self.named.get_mut(name) {
-            candidates.push(candidate);
+            candidates.push_back(candidate);
         } else if candidate.value.is_some() {
-            self.named.insert(name.into(), vec![candidate]);
+            self.named.insert(name.into(), VecDeque::from([candidate]));
         }
     }
 
     /// That message succeeded: what the name stood for before is gone.
     pub(crate) fn succeeded(&mut self, name: &[u8], serial: u64) {
-        self.retain(name, |candidate| {
-            candidate.serial > serial || (candidate.serial == serial && candidate.value.is_some())
+        self.change(name, |candidates, gone| {
+            // In their order: what is older stands in front.
+            while candidates
+                .front()
+                .is_some_and(|first| first.serial < serial || (first.serial == serial && first.value.is_none()))
+            {
+                *gone += candidates.pop_front().map_or(0, |first| first.weight());
+            }
         });
     }
 
     /// That message failed or was skipped: what the name stood for before stays.
     pub(crate) fn failed(&mut self, name: &[u8], serial: u64) {
-        self.retain(name, |candidate| candidate.serial != serial);
+        self.change(name, |candidates, gone| {
+            if let Ok(at) = candidates.binary_search_by_key(&serial, |candidate| candidate.serial) {
+                *gone += candidates.remove(at).map_or(0, |candidate| candidate.weight());
+            }
+        });
+    }
+
+    /// Forgets the unnamed one and what `keep` does not want kept; only for when nothing is in flight that
+    /// gives a name a meaning.
+    pub(crate) fn keep(&mut self, keep: impl Fn(&V) -> bool) {
+        let kept = |candidate: &Candidate<V>| candidate.value.as_ref().is_some_and(&keep);
+        self.unnamed.clear();
+        self.named.retain(|_, candidates| {
+            candidates.retain(kept);
+            !candidates.is_empty()
+        });
+        self.bytes = self.named.values().flatten().map(Candidate::weight).sum();
+    }
+
+    /// Whether no name stands for anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.unnamed.is_empty() && self.named.is_empty()
     }
 
     /// Everything that `name` may stand for in a message of that segment.
     pub(crate) fn meaning(&self, name: &[u8], segment: u64) -> Option<V> {
         let candidates = if name.is_empty() { Some(&self.unnamed) } else { self.named.get(name) }?;
-        match candidates.last() {
+        match candidates.back() {
             Some(last) if last.segment == segment || candidates.len() == 1 => last.value.clone(),
             _ => V::any(candidates.iter().filter_map(|candidate| candidate.value.as_ref())),
         }
     }
 
-    fn retain(&mut self, name: &[u8], keep: impl Fn(&Candidate<V>) -> bool) {
+    fn change(&mut self, name: &[u8], change: impl Fn(&mut VecDeque<Candidate<V>>, &mut usize)) {
         let candidates = if name.is_empty() { Some(&mut self.unnamed) } else { self.named.get_mut(name) };
         let Some(candidates) = candidates else { return };
         let mut gone = 0;
-        candidates.retain(|candidate| {
-            let kept = keep(candidate);
-            if !kept {
-                gone += candidate.value.as_ref().map_or(0, V::weight);
-            }
-            kept
-        });
+        change(candidates, &mut gone);
         self.bytes = self.bytes.saturating_sub(gone);
         if candidates.is_empty() && !name.is_empty() {
             self.named.remove(name);
         }
+    }
+}
+
+impl<V: Value> Candidate<V> {
+    fn weight(&self) -> usize {
+        self.value.as_ref().map_or(0, V::weight)
     }
 }
 

@@ -500,3 +500,80 @@ fn unchanged_results_change_hands_without_being_copied() {
     rig.session.answer(&mut input, &mut rig.client, &mut rig.outcomes).unwrap();
     assert_eq!(rig.client.as_ptr(), before);
 }
+
+#[test]
+fn a_cursor_is_judged_by_what_it_was_declared_for() {
+    let mut rig = Rig::new();
+    let objects = |rig: &mut Rig, text: &str| {
+        let mut input = BytesMut::from(query(text).as_slice());
+        let Next::Command(command) = rig.session.next(&mut input, &mut rig.client).unwrap() else { panic!() };
+        format!("{:?}", rig.session.describe(&command).action.unwrap())
+    };
+    assert!(objects(&mut rig, "fetch 5 from c").contains("Unknown"));
+    rig.send(&[query("begin"), query("declare c cursor for select * from orders")]);
+    let both = [done("BEGIN"), ready(b'T'), done("DECLARE CURSOR"), ready(b'T')];
+    rig.serve(&both);
+    let known = objects(&mut rig, "fetch 5 from c");
+    assert!(known.contains("orders") && !known.contains("Unknown"), "{known}");
+    rig.send(&[query("close c"), query("declare c cursor for select * from customers")]);
+    let open = objects(&mut rig, "fetch 5 from c");
+    assert!(open.contains("orders") && open.contains("customers"), "{open}");
+    rig.serve(&[done("CLOSE CURSOR"), ready(b'T'), done("DECLARE CURSOR"), ready(b'T')]);
+    let known = objects(&mut rig, "fetch 5 from c");
+    assert!(known.contains("customers") && !known.contains("orders"), "{known}");
+    rig.send(&[query("commit")]);
+    rig.serve(&[done("COMMIT"), ready(b'I')]);
+    assert!(objects(&mut rig, "fetch 5 from c").contains("Unknown"), "it ended with its transaction");
+}
+
+#[test]
+fn what_sql_prepared_is_what_a_bind_of_that_name_runs() {
+    let mut rig = Rig::new();
+    rig.send(&[parse("s", "select 1"), sync()]);
+    rig.serve(&[bare("1"), ready(b'I')]);
+    rig.send(&[query("deallocate s"), query("prepare s as select 2")]);
+    rig.serve(&[done("DEALLOCATE"), ready(b'I'), done("PREPARE"), ready(b'I')]);
+    rig.send(&[bind("", "s", &[], 0), execute(""), sync()]);
+    assert_eq!(rig.ran.last().unwrap(), "prepare s as select 2");
+    // Several statements at once: it is not known how far they came.
+    let mut rig = Rig::new();
+    rig.send(&[parse("s", "select 1"), sync()]);
+    rig.serve(&[bare("1"), ready(b'I')]);
+    rig.send(&[query("deallocate s; prepare s as select 2")]);
+    rig.serve(&[done("DEALLOCATE"), done("PREPARE"), ready(b'I')]);
+    rig.send(&[bind("", "s", &[], 0), execute(""), sync()]);
+    let text = rig.ran.last().unwrap();
+    assert!(text.contains("select 1") && text.contains("select 2"), "{text}");
+}
+
+#[test]
+fn an_execute_by_name_is_judged_by_the_statement_of_that_name() {
+    let mut rig = Rig::new();
+    rig.send(&[parse("s", "select * from orders"), sync()]);
+    rig.serve(&[bare("1"), ready(b'I')]);
+    for (text, known) in [("execute s", true), ("execute t", false), ("execute s(f())", false)] {
+        let mut input = BytesMut::from(query(text).as_slice());
+        let Next::Command(command) = rig.session.next(&mut input, &mut rig.client).unwrap() else { panic!() };
+        let action = format!("{:?}", rig.session.describe(&command).action.unwrap());
+        assert_eq!(!action.contains("object: Unknown"), known, "{text}: {action}");
+    }
+}
+
+#[test]
+fn names_are_forgotten_with_all_of_them_unless_a_new_one_is_on_its_way() {
+    let mut rig = Rig::new();
+    let prepare = |rig: &mut Rig| {
+        rig.send(&[parse("s", "select 1"), sync()]);
+        rig.serve(&[bare("1"), ready(b'I')]);
+    };
+    prepare(&mut rig);
+    rig.send(&[query("discard all")]);
+    rig.serve(&[done("DISCARD ALL"), ready(b'I')]);
+    rig.send(&[bind("", "s", &[], 0), sync()]);
+    assert_eq!(rig.seen(), "E26000 ZI");
+    prepare(&mut rig);
+    rig.send(&[query("deallocate all; prepare t as select 2")]);
+    rig.serve(&[done("DEALLOCATE ALL"), done("PREPARE"), ready(b'I')]);
+    rig.send(&[bind("", "t", &[], 0), execute(""), sync()]);
+    assert!(rig.ran.last().unwrap().contains("prepare t"));
+}

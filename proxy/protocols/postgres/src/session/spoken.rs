@@ -1,0 +1,161 @@
+//! Names that SQL itself gives and uses: PREPARE and EXECUTE, DECLARE and FETCH.
+//!
+//! Owns how these meet the names of the extended protocol, with which the server keeps them in one place.
+//! Touches nothing. Invariant: as for all names, whatever the server could run is among what is judged.
+
+use std::sync::Arc;
+
+use sallyport_policy::{Action, Fact, Operation};
+
+use super::client::Own;
+use super::names::{LONGEST_NAME, Meaning, NO_SEGMENT, Portal, Statement};
+use super::{Conversation, Effect};
+use crate::codec::frontend::Space;
+use crate::sql::{Described, StatementKind};
+
+/// What a statement does to a name.
+enum Naming<'a> {
+    Gives(Space, &'a str),
+    Takes(Space, &'a str),
+}
+
+impl Conversation {
+    /// The action of a text in which statements run what names stand for; `None` where the action that the
+    /// text has by itself says all there is to say.
+    pub(super) fn refined(&self, statements: &[Arc<Statement>]) -> Option<Action> {
+        if !statements.iter().any(|statement| statement.described.kinds.iter().any(runs_a_name)) {
+            return None;
+        }
+        let refined = statements.iter().flat_map(|statement| self.refined_text(&statement.text, &statement.described));
+        Some(Action { operations: refined.collect() })
+    }
+
+    /// The same for one text.
+    pub(super) fn refined_query(&self, text: &str, described: &Described) -> Option<Action> {
+        described.kinds.iter().any(runs_a_name).then(|| Action { operations: self.refined_text(text, described) })
+    }
+
+    fn refined_text(&self, text: &str, described: &Described) -> Vec<Operation> {
+        let mut operations = Vec::new();
+        for (kind, action) in described.kinds.iter().zip(&described.actions) {
+            let meant = match kind {
+                StatementKind::Fetch(name) => {
+                    self.portals.meaning(name.as_bytes(), self.segment).map(|portal| portal.meaning)
+                }
+                // Arguments could hide something unknown behind the same operation.
+                StatementKind::Execute(name) if !text.contains('(') => {
+                    self.statements.meaning(name.as_bytes(), self.segment)
+                }
+                _ => None,
+            };
+            for operation in &action.operations {
+                match &meant {
+                    Some(meaning) if operation.verb == "Execute" && operation.object == Fact::Unknown => {
+                        operations.extend(meaning.action().operations.iter().cloned());
+                    }
+                    _ => operations.push(operation.clone()),
+                }
+            }
+        }
+        operations
+    }
+
+    /// Whether the names that a text gives are such that they can be followed.
+    pub(super) fn names_fit(&self, text: &str, described: &Described) -> Result<(), Own> {
+        for kind in &described.kinds {
+            if let Some(Naming::Gives(space, name)) = naming(kind) {
+                let full = match space {
+                    Space::Statement => self.statements.is_full(name.as_bytes(), text.len()),
+                    Space::Portal => self.portals.is_full(name.as_bytes(), text.len()),
+                };
+                if full || name.len() > LONGEST_NAME {
+                    return Err(Own::new(
+                        "54000",
+                        "this session has too many prepared statements or cursors: close some",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the names that a text, which goes upstream, gives and takes away. Gives the effect that hangs on
+    /// the text's own success, where it is a single statement.
+    pub(super) fn note_names(&mut self, text: &str, described: &Described, segment: u64) -> Option<Effect> {
+        let single = described.kinds.len() == 1;
+        let mut effect = None;
+        for (kind, action) in described.kinds.iter().zip(&described.actions) {
+            let (space, name, given) = match naming(kind) {
+                Some(Naming::Gives(space, name)) => (space, name, true),
+                // Of several statements it is not known which succeeded: a name too many does no harm.
+                Some(Naming::Takes(space, name)) if single => (space, name, false),
+                _ => continue,
+            };
+            let noted = self.effect(space, name.as_bytes());
+            let segment = if single { segment } else { NO_SEGMENT };
+            let meaning = given.then(|| {
+                let described = Described {
+                    action: action.clone(),
+                    statements: 1,
+                    kinds: vec![StatementKind::Other],
+                    actions: vec![action.clone()],
+                };
+                Meaning::One(Arc::new(Statement { text: text.into(), described: Arc::new(described) }))
+            });
+            match space {
+                Space::Statement => self.statements.sent(name.as_bytes(), noted.serial, segment, meaning),
+                Space::Portal => {
+                    let portal = meaning.map(|meaning| Portal { meaning, values: bytes::Bytes::new() });
+                    self.portals.sent(name.as_bytes(), noted.serial, segment, portal);
+                }
+            }
+            if single {
+                effect = Some(noted);
+            }
+        }
+        effect
+    }
+
+    /// The head of the queue, of this tag, forgot every prepared statement. Nothing is concluded where
+    /// something else in flight gives a name a meaning.
+    pub(super) fn all_may_be_forgotten(&mut self, tag: &[u8]) {
+        let all = tag == b"DEALLOCATE ALL\0" || tag == b"DISCARD ALL\0";
+        if all
+            && self.queue.front().is_some_and(|head| !head.names)
+            && self.queue.iter().skip(1).all(|entry| entry.awaits == super::Awaits::Sync)
+        {
+            self.statements.keep(|_| false);
+        }
+    }
+
+    /// With the transaction its portals are gone, but for cursors WITH HOLD.
+    pub(super) fn transaction_ended(&mut self) {
+        if !self.portals.is_empty() {
+            self.portals.keep(|portal| {
+                portal.meaning.statements().iter().any(|statement| {
+                    // Some word that only looks like it keeps a name too many, which does no harm.
+                    statement.text.as_bytes().windows(4).any(|word| word.eq_ignore_ascii_case(b"hold"))
+                })
+            });
+        }
+    }
+}
+
+/// Whether a text gives names a meaning.
+pub(super) fn gives_names(described: &Described) -> bool {
+    described.kinds.iter().any(|kind| matches!(naming(kind), Some(Naming::Gives(..))))
+}
+
+const fn runs_a_name(kind: &StatementKind) -> bool {
+    matches!(kind, StatementKind::Execute(_) | StatementKind::Fetch(_))
+}
+
+fn naming(kind: &StatementKind) -> Option<Naming<'_>> {
+    match kind {
+        StatementKind::Prepare(name) => Some(Naming::Gives(Space::Statement, name)),
+        StatementKind::Declare(name) => Some(Naming::Gives(Space::Portal, name)),
+        StatementKind::Deallocate(Some(name)) => Some(Naming::Takes(Space::Statement, name)),
+        StatementKind::CloseCursor(Some(name)) => Some(Naming::Takes(Space::Portal, name)),
+        _ => None,
+    }
+}
