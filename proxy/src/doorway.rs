@@ -144,8 +144,12 @@ impl Doorway {
                 Parts { feed: Arc::clone(&self.feed), ports: self.ports.clone(), sessions: Arc::clone(&self.sessions) };
             let opened = open(protocol, settings, parts)?;
             self.tls.speak(opened.alpn)?;
+            // The settings were only tried: sessions read them from the bundle they open under. The door of the
+            // same protocol stays, for it knows the sessions that are open (whom a cancel may interrupt).
+            let same = entrance.as_ref().filter(|now| now.protocol == *protocol);
+            let door = same.map_or(opened.door, |now| Arc::clone(&now.door));
             let (protocol, settings) = (protocol.clone(), settings.clone());
-            self.entrance.store(Some(Arc::new(Entrance { protocol, settings, door: opened.door })));
+            self.entrance.store(Some(Arc::new(Entrance { protocol, settings, door })));
         }
         Ok(bundle)
     }

@@ -105,7 +105,7 @@ pub(crate) async fn accept(
             _ = stop.wait_for(|stop| *stop) => return,
         };
         match accepted {
-            Ok((stream, peer)) => admit(&doorway, &room, stream, peer),
+            Ok((stream, peer)) => admit(&doorway, &room, stream, peer, stop.clone()),
             Err(error) => {
                 doorway.metrics.shed("accept");
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -115,7 +115,7 @@ pub(crate) async fn accept(
     }
 }
 
-fn admit(doorway: &Arc<Doorway>, room: &Room, stream: TcpStream, peer: SocketAddr) {
+fn admit(doorway: &Arc<Doorway>, room: &Room, stream: TcpStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
     let Some(door) = doorway.door() else {
         doorway.metrics.shed("no-bundle");
         return;
@@ -134,9 +134,21 @@ fn admit(doorway: &Arc<Doorway>, room: &Room, stream: TcpStream, peer: SocketAdd
     let tls = doorway.tls.current();
     let id = SessionId::from_random(rand::random());
     tokio::spawn(HANDSHAKE.scope(RefCell::new(Some(handshake)), async move {
-        door.serve(id, stream, peer, tls).await;
+        tokio::select! {
+            () = door.serve(id, stream, peer, tls) => {}
+            () = stopped_in_handshake(stop) => {}
+        }
         drop(place);
     }));
+}
+
+/// Completes at the end of the process if the current connection has no session by then: sessions are asked
+/// to end, whoever has none is not waited for.
+async fn stopped_in_handshake(mut stop: watch::Receiver<bool>) {
+    let _gone_is_stopped_too = stop.wait_for(|stop| *stop).await.map(drop);
+    if !HANDSHAKE.with(|place| place.borrow().is_some()) {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Whom a connection counts for: an IPv4 address, or the network that one subscriber of IPv6 has.

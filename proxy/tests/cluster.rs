@@ -1,0 +1,238 @@
+//! The cluster edge against a real API server.
+//!
+//! Owns the proof that a change acts at once, with the rights of a fleet and no others, and that an API
+//! server that is away changes nothing. Touches a control plane of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod stage;
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use sallyport_crds::{AgentIdentity, ProtectedTarget};
+use sallyport_harness::{ControlPlane, TempNamespace, shared, temp_namespace};
+use sallyport_policy::{Bundle, World};
+use sallyport_proxy::{Running, start};
+use serde_json::{Value, json};
+use stage::{LONG, Stage, ask, bundle, metric_becomes, world_becomes};
+
+const TARGET: &str = "orders-db";
+
+struct Site<'p> {
+    plane: &'p ControlPlane,
+    fleet: TempNamespace,
+    agents: TempNamespace,
+    stage: Stage,
+}
+
+impl<'p> Site<'p> {
+    async fn new(plane: &'p ControlPlane) -> Self {
+        plane.apply_crds().await.unwrap();
+        let client = plane.client().await.unwrap();
+        let fleet = temp_namespace(&client, "fleet").await.unwrap();
+        let agents = temp_namespace(&client, "agents").await.unwrap();
+        let site = Self { plane, fleet, agents, stage: Stage::new() };
+        site.put::<ProtectedTarget>(
+            &site.fleet,
+            TARGET,
+            json!({ "spec": {
+            "postgres": { "host": "db.example", "port": 5432 }, "tls": { "mode": "Disable" },
+            "credentials": [{ "name": "default", "secretRef": { "name": "s" } }] } }),
+        )
+        .await;
+        // What the operator gives to a fleet, and nothing else.
+        let rules = json!([
+            { "apiGroups": [""], "resources": ["configmaps"], "resourceNames": [format!("{TARGET}-bundle")],
+              "verbs": ["get", "list", "watch"] },
+            { "apiGroups": ["sallyport.dev"], "resources": ["protectedtargets/status"], "resourceNames": [TARGET],
+              "verbs": ["get", "patch"] }
+        ]);
+        site.allow(&site.fleet, rules).await;
+        site.allow_identities(&site.agents).await;
+        site
+    }
+
+    async fn put<K>(&self, namespace: &TempNamespace, name: &str, mut object: Value) -> K
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        object["apiVersion"] = json!(K::api_version(&K::DynamicType::default()));
+        object["kind"] = json!(K::kind(&K::DynamicType::default()));
+        object["metadata"] = json!({ "name": name });
+        let parameters = PatchParams::apply("test").force();
+        namespace.api::<K>().patch(name, &parameters, &Patch::Apply(object)).await.unwrap()
+    }
+
+    async fn allow(&self, namespace: &TempNamespace, rules: Value) {
+        self.put::<Role>(namespace, "fleet", json!({ "rules": rules })).await;
+        self.put::<RoleBinding>(
+            namespace,
+            "fleet",
+            json!({
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "fleet" },
+            "subjects": [{ "kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": self.user() }] }),
+        )
+        .await;
+    }
+
+    async fn allow_identities(&self, namespace: &TempNamespace) {
+        let verbs = ["get", "list", "watch"];
+        let rule = json!({ "apiGroups": ["sallyport.dev"], "resources": ["agentidentities"], "verbs": verbs });
+        self.allow(namespace, json!([rule])).await;
+    }
+
+    fn user(&self) -> String {
+        format!("fleet-of-{}", self.fleet.name())
+    }
+
+    async fn identity(&self, name: &str, suspend: bool) {
+        self.identity_in(&self.agents, name, suspend).await;
+    }
+
+    async fn identity_in(&self, namespace: &TempNamespace, name: &str, suspend: bool) {
+        let spec = json!({ "spec": { "groups": ["bots"], "suspend": suspend } });
+        self.put::<AgentIdentity>(namespace, name, spec).await;
+    }
+
+    fn bundle(&self, policy: &str) -> Bundle {
+        bundle(self.fleet.name(), TARGET, &[self.agents.name()], policy)
+    }
+
+    async fn publish(&self, json: &str) {
+        let name = format!("{TARGET}-bundle");
+        self.put::<ConfigMap>(&self.fleet, &name, json!({ "data": { "bundle.json": json } })).await;
+    }
+
+    async fn start(&self) -> Running {
+        let kubeconfig = self.plane.user_kubeconfig(&self.user(), &[]).unwrap();
+        start(self.stage.in_cluster(&kubeconfig, self.fleet.name(), TARGET)).await.unwrap()
+    }
+
+    fn suspended(&self, world: &World) -> Option<bool> {
+        world.roster.member(self.agents.name(), "bot").map(|bot| bot.suspended)
+    }
+}
+
+#[tokio::test]
+async fn a_changed_bundle_or_identity_is_in_force_at_once_and_answered_in_the_status() {
+    let site = Site::new(shared().await.unwrap()).await;
+    let running = site.start().await;
+    let (status, why) = ask(running.admin, "/readyz").await;
+    assert_eq!(status, 503);
+    assert!(why.contains("no bundle yet"), "{why}");
+    site.identity("bot", false).await;
+    let first = site.bundle("first");
+    site.publish(&first.to_json()).await;
+    world_becomes(&running.feed, "the first world", |world| site.suspended(world) == Some(false)).await;
+    assert_eq!(ask(running.admin, "/readyz").await.0, 200);
+    let min_not_before =
+        running.feed.current().unwrap().roster.member(site.agents.name(), "bot").unwrap().min_not_before;
+    assert!(min_not_before > 1_700_000_000, "the creation of the object counts: {min_not_before}");
+
+    let second = site.bundle("second");
+    site.publish(&second.to_json()).await;
+    let bundled = world_becomes(&running.feed, "the second", |world| world.bundle.revision == second.revision).await;
+    site.identity("bot", true).await;
+    let suspended = world_becomes(&running.feed, "the suspension", |world| site.suspended(world) == Some(true)).await;
+    println!("after the write returned: bundle {bundled:?}, suspension {suspended:?}");
+    assert!(bundled.max(suspended) < Duration::from_secs(1), "{bundled:?} {suspended:?}");
+
+    let targets: Api<ProtectedTarget> = site.fleet.api();
+    let deadline = Instant::now() + LONG;
+    loop {
+        let replicas = targets.get(TARGET).await.unwrap().status.unwrap_or_default().replicas;
+        if replicas.iter().any(|one| one.pod == "orders-db-0" && one.revision == second.revision) {
+            assert_eq!(replicas.len(), 1);
+            break;
+        }
+        assert!(Instant::now() < deadline, "{replicas:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_bundle_that_cannot_be_used_or_is_deleted_leaves_the_old_one() {
+    let site = Site::new(shared().await.unwrap()).await;
+    site.identity("bot", false).await;
+    let good = site.bundle("good");
+    site.publish(&good.to_json()).await;
+    let running = site.start().await;
+    world_becomes(&running.feed, "the world", |_| true).await;
+    let newer = good.to_json().replace("\"version\": 1", "\"version\": 2");
+    let foreign = bundle("elsewhere", TARGET, &[site.agents.name()], "p").to_json();
+    for (number, bad) in [newer.as_str(), "{", "", foreign.as_str()].iter().enumerate() {
+        site.publish(bad).await;
+        metric_becomes(&running, &format!("sallyport_proxy_inputs_refused_total{{input=\"bundle\"}} {}", number + 1))
+            .await;
+        assert_eq!(running.feed.current().unwrap().bundle.revision, good.revision);
+    }
+    let maps: Api<ConfigMap> = site.fleet.api();
+    maps.delete(&format!("{TARGET}-bundle"), &DeleteParams::default()).await.unwrap();
+    // Made again with the same content it is no change; with another it takes force.
+    site.publish(&good.to_json()).await;
+    let next = site.bundle("next");
+    site.publish(&next.to_json()).await;
+    world_becomes(&running.feed, "the next", |world| world.bundle.revision == next.revision).await;
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_refused_costs_only_itself_and_counts_once_it_is_allowed() {
+    let site = Site::new(shared().await.unwrap()).await;
+    let client = site.plane.client().await.unwrap();
+    let other = temp_namespace(&client, "other").await.unwrap();
+    site.identity("bot", false).await;
+    site.identity_in(&other, "stranger", false).await;
+    let both = bundle(site.fleet.name(), TARGET, &[site.agents.name(), other.name()], "both");
+    site.publish(&both.to_json()).await;
+    let running = site.start().await;
+    world_becomes(&running.feed, "those that may be read", |world| site.suspended(world) == Some(false)).await;
+    assert!(running.feed.current().unwrap().roster.member(other.name(), "stranger").is_none());
+    site.identity("bot", true).await;
+    world_becomes(&running.feed, "the suspension", |world| site.suspended(world) == Some(true)).await;
+
+    site.allow_identities(&other).await;
+    let there = |world: &World| world.roster.member(other.name(), "stranger").is_some();
+    let took = world_becomes(&running.feed, "the other namespace", there).await;
+    assert!(took < Duration::from_secs(15), "{took:?}");
+
+    // No longer spoken of: gone, and its watch with it.
+    site.publish(&site.bundle("one").to_json()).await;
+    world_becomes(&running.feed, "one namespace", |world| !there(world) && site.suspended(world).is_some()).await;
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_away_changes_nothing_not_even_over_a_restart() {
+    let plane = ControlPlane::start().await.unwrap();
+    let site = Site::new(&plane).await;
+    site.identity("bot", false).await;
+    let good = site.bundle("good");
+    site.publish(&good.to_json()).await;
+    let running = site.start().await;
+    world_becomes(&running.feed, "the world", |world| site.suspended(world) == Some(false)).await;
+    let before = running.feed.current().unwrap();
+
+    plane.stop_api_server().await.unwrap();
+    let again = site.start().await;
+    let took = world_becomes(&again.feed, "the last known good", |world| site.suspended(world) == Some(false)).await;
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert_eq!(again.feed.current().unwrap().bundle.revision, good.revision);
+    metric_becomes(&again, "sallyport_proxy_last_known_good 1").await;
+    assert_eq!(ask(again.admin, "/readyz").await.0, 200);
+    assert_eq!(running.feed.current().unwrap().generation, before.generation, "nothing has changed");
+    assert_eq!(ask(running.admin, "/readyz").await.0, 200);
+
+    plane.start_api_server().await.unwrap();
+    site.identity("bot", true).await;
+    for proxy in [&running, &again] {
+        let took = world_becomes(&proxy.feed, "the suspension", |world| site.suspended(world) == Some(true)).await;
+        println!("after the API server came back: {took:?}");
+        assert!(took < Duration::from_secs(20), "{took:?}");
+        metric_becomes(proxy, "sallyport_proxy_last_known_good 0").await;
+    }
+}
