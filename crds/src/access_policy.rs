@@ -146,7 +146,7 @@ pub struct PostgresRule {
     /// Tables, views and sequences as `schema.name`, any of; `*` stands for a whole part. A name with a dot, a quote or
     /// capital letters is written as the catalog has it, a part in double quotes where needed. Absent: not limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 64), inner(length(min = 3, max = 261)))]
+    #[schemars(length(min = 1, max = 64), inner(length(min = 3, max = 140)))]
     #[x_kube(
         merge_strategy = ListMerge::Set,
         validation = Rule::new(r#"self.all(t, t.matches('^("([^"]|"")+"|[^".*\\s]+|[*])[.]("([^"]|"")+"|[^".*\\s]+|[*])$'))"#)
@@ -156,7 +156,7 @@ pub struct PostgresRule {
 
     /// Functions and procedures as `schema.name`, any of, written as tables are. Absent: not limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 64), inner(length(min = 3, max = 261)))]
+    #[schemars(length(min = 1, max = 64), inner(length(min = 3, max = 140)))]
     #[x_kube(
         merge_strategy = ListMerge::Set,
         validation = Rule::new(r#"self.all(t, t.matches('^("([^"]|"")+"|[^".*\\s]+|[*])[.]("([^"]|"")+"|[^".*\\s]+|[*])$'))"#)
