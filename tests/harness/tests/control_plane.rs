@@ -72,6 +72,18 @@ async fn a_restricted_user_has_the_rights_that_were_bound_to_it_and_no_others() 
 }
 
 #[tokio::test]
+async fn the_projects_definitions_are_served_once_they_are_applied() {
+    let plane = shared().await.unwrap();
+    plane.apply_crds().await.unwrap();
+    let client = plane.client().await.unwrap();
+    let served = client.list_api_group_resources("sallyport.dev/v1alpha1").await.unwrap();
+    let kinds: Vec<&str> = served.resources.iter().map(|resource| resource.kind.as_str()).collect();
+    for kind in ["AgentIdentity", "ProtectedTarget", "AccessPolicy"] {
+        assert!(kinds.contains(&kind), "{kind} is not among {kinds:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_api_server_comes_back_on_the_same_port_with_the_same_data() {
     let plane = ControlPlane::start().await.unwrap();
     let client = plane.client().await.unwrap();
