@@ -10,7 +10,11 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::runtime::wait::await_condition;
+use kube::runtime::wait::conditions::is_crd_established;
+use kube::{Client, ResourceExt};
 use sallyport_crds::{AgentIdentity, ProtectedTarget};
 use sallyport_harness::{ControlPlane, TempNamespace, shared, temp_namespace};
 use sallyport_policy::{Bundle, World};
@@ -29,8 +33,8 @@ struct Site<'p> {
 
 impl<'p> Site<'p> {
     async fn new(plane: &'p ControlPlane) -> Self {
-        plane.apply_crds().await.unwrap();
         let client = plane.client().await.unwrap();
+        define(&client).await;
         let fleet = temp_namespace(&client, "fleet").await.unwrap();
         let agents = temp_namespace(&client, "agents").await.unwrap();
         let site = Self { plane, fleet, agents, stage: Stage::new() };
@@ -116,6 +120,20 @@ impl<'p> Site<'p> {
 
     fn suspended(&self, world: &World) -> Option<bool> {
         world.roster.member(self.agents.name(), "bot").map(|bot| bot.suspended)
+    }
+}
+
+/// Defines the two kinds that a proxy reads.
+async fn define(client: &Client) {
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for definition in sallyport_crds::definitions() {
+        let name = definition.name_any();
+        if definition.spec.names.kind != "AccessPolicy" {
+            let parameters = PatchParams::apply("test").force();
+            definitions.patch(&name, &parameters, &Patch::Apply(definition)).await.unwrap();
+            let established = await_condition(definitions.clone(), &name, is_crd_established());
+            tokio::time::timeout(LONG, established).await.unwrap().unwrap();
+        }
     }
 }
 
