@@ -4,6 +4,7 @@
 //! Invariants: control characters are shown, never executed; a torn line is named and skipped.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -48,9 +49,9 @@ fn print_to(arguments: &RecordsArguments, out: &mut impl Write) -> anyhow::Resul
     };
     loop {
         for place in places(&arguments.records_dir)? {
-            if !files.contains_key(&place) {
-                let tail = Tail::open(&place.path)?;
-                files.insert(place, tail);
+            if let Entry::Vacant(new) = files.entry(place) {
+                let tail = Tail::open(&new.key().path)?;
+                new.insert(tail);
             }
         }
         for tail in files.values_mut() {
