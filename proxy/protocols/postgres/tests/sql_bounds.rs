@@ -1,5 +1,13 @@
 //! Hostile texts: whatever arrives, the front answers within its bounds and never takes the process with it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failing test should stop where it fails"
+)]
+
 use std::time::Instant;
 
 use proptest::prelude::*;
@@ -79,7 +87,9 @@ fn a_text_of_too_many_objects_is_refused() {
 #[test]
 fn what_is_no_sql_is_refused_and_echoed_only_in_part() {
     let front = front();
-    for text in ["SELEC 1", "SELECT '", "SELECT 1 FROM", "\u{feff}SELECT 1", "SELECT \0", "GET / HTTP/1.1", "SELECT E'\\xff'"] {
+    for text in
+        ["SELEC 1", "SELECT '", "SELECT 1 FROM", "\u{feff}SELECT 1", "SELECT \0", "GET / HTTP/1.1", "SELECT E'\\xff'"]
+    {
         assert!(front.describe(text).is_err(), "{text}");
     }
     let long = format!("SELECT 1 {}", "x".repeat(100_000));
@@ -104,11 +114,70 @@ fn threads_parse_side_by_side_and_leave_standard_error_alone() {
 }
 
 const WORDS: [&str; 64] = [
-    "SELECT", "FROM", "WHERE", "WITH", "RECURSIVE", "AS", "(", ")", ",", ";", "a", "b", "public.a", "INSERT", "INTO",
-    "VALUES", "UPDATE", "SET", "=", "DELETE", "RETURNING", "*", "MERGE", "USING", "ON", "WHEN", "MATCHED", "THEN",
-    "COPY", "TO", "STDOUT", "PROGRAM", "'x'", "1", "EXPLAIN", "ANALYZE", "CREATE", "TABLE", "VIEW", "FUNCTION",
-    "f()", "UNION", "FOR", "JOIN", "LATERAL", "DROP", "ALTER", "COLUMN", "$1", "::int", ".x", "[1]", "AND", "NOT",
-    "EXISTS", "CASCADE", "DO", "CALL", "EXECUTE", "p", "FETCH", "DECLARE", "CURSOR", "$$",
+    "SELECT",
+    "FROM",
+    "WHERE",
+    "WITH",
+    "RECURSIVE",
+    "AS",
+    "(",
+    ")",
+    ",",
+    ";",
+    "a",
+    "b",
+    "public.a",
+    "INSERT",
+    "INTO",
+    "VALUES",
+    "UPDATE",
+    "SET",
+    "=",
+    "DELETE",
+    "RETURNING",
+    "*",
+    "MERGE",
+    "USING",
+    "ON",
+    "WHEN",
+    "MATCHED",
+    "THEN",
+    "COPY",
+    "TO",
+    "STDOUT",
+    "PROGRAM",
+    "'x'",
+    "1",
+    "EXPLAIN",
+    "ANALYZE",
+    "CREATE",
+    "TABLE",
+    "VIEW",
+    "FUNCTION",
+    "f()",
+    "UNION",
+    "FOR",
+    "JOIN",
+    "LATERAL",
+    "DROP",
+    "ALTER",
+    "COLUMN",
+    "$1",
+    "::int",
+    ".x",
+    "[1]",
+    "AND",
+    "NOT",
+    "EXISTS",
+    "CASCADE",
+    "DO",
+    "CALL",
+    "EXECUTE",
+    "p",
+    "FETCH",
+    "DECLARE",
+    "CURSOR",
+    "$$",
 ];
 
 proptest! {
@@ -136,7 +205,9 @@ proptest! {
 fn cost() {
     let front = front();
     let text = |n: usize| {
-        format!("SELECT a.x, count(*) FROM a JOIN b ON a.id = b.id WHERE a.y = {n} AND b.z IN (1, 2) GROUP BY a.x ORDER BY 2")
+        format!(
+            "SELECT a.x, count(*) FROM a JOIN b ON a.id = b.id WHERE a.y = {n} AND b.z IN (1, 2) GROUP BY a.x ORDER BY 2"
+        )
     };
     let start = Instant::now();
     for n in 0..2000 {

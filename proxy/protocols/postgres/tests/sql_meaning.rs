@@ -3,6 +3,14 @@
 //! Written as `Verb kind:names attributes`: a table without a kind, `fn:` a function, `other:` anything else, `?` an
 //! unknown object, nothing where there is none; several names are joined by `|`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failing test should stop where it fails"
+)]
+
 use sallyport_policy::{Action, Fact, ObjectKind, Operation};
 use sallyport_postgres::sql::{Front, NameSettings, StatementKind};
 
@@ -366,6 +374,7 @@ fn definitions_name_every_table_they_speak_of() {
         ("ALTER TABLE a DISABLE ROW LEVEL SECURITY, OWNER TO x", &["AlterTable public.a"]),
         ("ALTER TABLE a DROP COLUMN x CASCADE", &["AlterTable public.a", "AlterTable ?"]),
         ("ALTER TABLE a RENAME TO b", &["Rename public.a", "Rename public.b"]),
+        ("ALTER INDEX a RENAME TO b", &["Rename public.a", "Rename public.b"]),
         ("ALTER TABLE s.a RENAME x TO y", &["Rename s.a"]),
         ("ALTER TABLE a SET SCHEMA s", &["AlterTable public.a", "AlterTable s.a"]),
         ("ALTER FUNCTION f() OWNER TO x", &["AlterOther ?"]),
@@ -374,6 +383,7 @@ fn definitions_name_every_table_they_speak_of() {
         ("ALTER SYSTEM SET \"Archive_Command\" = 'sh'", &["AlterSystem other:archive_command"]),
         ("DROP TABLE a, s.b", &["Drop public.a", "Drop s.b"]),
         ("DROP VIEW IF EXISTS v CASCADE", &["Drop public.v", "Drop ?"]),
+        ("DROP INDEX i", &["Drop other:i"]),
         ("DROP SCHEMA s", &["Drop other:s"]),
         ("DROP TYPE s.t", &["Drop other:s.t"]),
         ("DROP FUNCTION f(int)", &["Drop fn:public.f"]),
@@ -382,6 +392,7 @@ fn definitions_name_every_table_they_speak_of() {
         ("DROP OWNED BY x", &["Drop ?"]),
         ("DROP ROLE r", &["Drop other:r"]),
         ("COMMENT ON COLUMN s.a.x IS 'y'", &["Comment s.a"]),
+        ("COMMENT ON INDEX i IS 'y'", &["Comment ?"]),
         ("COMMENT ON ROLE r IS 'y'", &["Comment ?"]),
         ("GRANT SELECT ON a, s.b TO r", &["Grant public.a", "Grant s.b"]),
         ("REVOKE ALL ON SCHEMA s FROM r", &["Revoke other:s"]),
@@ -392,6 +403,7 @@ fn definitions_name_every_table_they_speak_of() {
         ("VACUUM (FULL, ANALYZE) a", &["Vacuum public.a"]),
         ("ANALYZE s.a (x)", &["Analyze s.a"]),
         ("REINDEX TABLE a", &["Reindex public.a"]),
+        ("REINDEX INDEX s.i", &["Reindex other:s.i"]),
         ("REINDEX SCHEMA s", &["Reindex ?"]),
         ("CLUSTER a USING i", &["Cluster public.a"]),
         ("CLUSTER", &["Cluster ?"]),

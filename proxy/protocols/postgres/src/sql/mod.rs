@@ -46,7 +46,7 @@ static PARSER: Mutex<()> = Mutex::new(());
 #[derive(Debug)]
 pub struct Front {
     names: NameSettings,
-    cache: Cache<Box<str>, Arc<Described>>,
+    cache: Cache<Arc<str>, Arc<Described>>,
 }
 
 /// What a text does.
@@ -121,7 +121,7 @@ impl Front {
             |text: &str, described: &Described| u32::try_from(text.len() + described.weight()).unwrap_or(u32::MAX);
         let cache = Cache::builder()
             .max_capacity(CACHE_BYTES)
-            .weigher(move |text: &Box<str>, described: &Arc<Described>| weigh(text, described))
+            .weigher(move |text: &Arc<str>, described: &Arc<Described>| weigh(text, described))
             .build();
         Self { names: settings, cache }
     }

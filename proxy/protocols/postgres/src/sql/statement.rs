@@ -6,7 +6,7 @@
 
 use pg_query::protobuf as pb;
 use pg_query::protobuf::node::Node as N;
-use sallyport_policy::{Operation, Usage};
+use sallyport_policy::{ObjectKind, Operation, Usage};
 
 use super::StatementKind;
 use super::function::VisitArguments;
@@ -117,8 +117,14 @@ impl Walker<'_> {
                 }
             }
             N::VacuumStmt(statement) => self.vacuum(statement),
-            N::ReindexStmt(pb::ReindexStmt { kind: _, relation, name: _, params }) => {
-                self.maintain("Reindex", relation.as_ref());
+            N::ReindexStmt(pb::ReindexStmt { kind, relation, name: _, params }) => {
+                match relation {
+                    Some(index) if *kind == pb::ReindexObjectType::ReindexObjectIndex as i32 => {
+                        let name = super::names::qualified(&index.schemaname, &index.relname);
+                        self.touch("Reindex", ObjectKind::Other, vec![name], Usage::Write);
+                    }
+                    relation => self.maintain("Reindex", relation.as_ref()),
+                }
                 params.visit(self);
             }
             N::ClusterStmt(pb::ClusterStmt { relation, indexname: _, params }) => {
@@ -181,7 +187,7 @@ impl Walker<'_> {
                         } else {
                             vec![super::names::qualified(schema, name)]
                         };
-                        self.touch("Call", sallyport_policy::ObjectKind::Function, names, Usage::Run);
+                        self.touch("Call", ObjectKind::Function, names, Usage::Run);
                     }
                     None => self.unknown("Call"),
                 }

@@ -223,8 +223,8 @@ impl Walker<'_> {
         match relation {
             Some(relation) if kind != pb::ObjectType::ObjectType && kind != pb::ObjectType::ObjectAttribute => {
                 self.existing("Rename", relation, Usage::Write);
-                // Rules speak of names: it leaves one and takes another.
-                if is_relation(kind) {
+                // Rules speak of names: it leaves one and takes another. ALTER INDEX renames a table as well.
+                if is_relation(kind) || kind == pb::ObjectType::ObjectIndex {
                     let renamed = self.names.relation(&relation.schemaname, newname);
                     self.touch("Rename", ObjectKind::Table, renamed, Usage::Write);
                 }
