@@ -72,7 +72,9 @@ pub fn python() -> Result<PathBuf> {
     let home = made("python", &[&folder.join("requirements.txt")], |home| {
         succeed(Command::new("python3").args(["-m", "venv"]).arg(home))?;
         let mut pip = Command::new(home.join("bin/pip"));
-        succeed(pip.args(["install", "--quiet", "--disable-pip-version-check", "-r"]).arg(folder.join("requirements.txt")))
+        succeed(
+            pip.args(["install", "--quiet", "--disable-pip-version-check", "-r"]).arg(folder.join("requirements.txt")),
+        )
     })?;
     Ok(home.join("bin/python"))
 }

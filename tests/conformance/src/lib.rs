@@ -49,7 +49,7 @@ impl Guarded {
         let pki = Pki::new(TRUST_DOMAIN)?;
         let dir = TempDir::with_prefix("sallyport-conformance-")?;
         let at = |name: &str| dir.path().join(name);
-        for folder in ["tls", "credentials/default", "records", "state"] {
+        for folder in ["tls", "credentials/default", "records"] {
             std::fs::create_dir_all(at(folder))?;
         }
         let own = pki.server(&["localhost", "127.0.0.1"])?;
@@ -59,8 +59,7 @@ impl Guarded {
         std::fs::write(at("credentials/default/username"), server.superuser())?;
         std::fs::write(at("credentials/default/password"), server.superuser_password())?;
         let agent = pki.agent("ci", "bot")?.write(dir.path(), "agent")?;
-        let mut guarded =
-            Self { server, pki, agent, dir, port: free_port()?, admin: free_port()?, proxy: None };
+        let mut guarded = Self { server, pki, agent, dir, port: free_port()?, admin: free_port()?, proxy: None };
         guarded.set_policies(policies)?;
         guarded.set_member(Member { namespace: "ci".into(), name: "bot".into(), ..Member::default() })?;
         guarded.start_proxy().await?;
@@ -87,8 +86,6 @@ impl Guarded {
             .arg(self.server.ca_file())
             .arg("--records-dir")
             .arg(at("records"))
-            .arg("--state-dir")
-            .arg(at("state"))
             .arg("--listen")
             .arg(format!("127.0.0.1:{}", self.port.number()))
             .arg("--admin")
@@ -106,7 +103,9 @@ impl Guarded {
             {
                 return Ok(());
             }
-            ensure!(Instant::now() < until, "the proxy is not ready; its log:\n{}", self.log());
+            let ended = self.proxy.as_mut().map(std::process::Child::try_wait).transpose()?.flatten();
+            let waiting = Instant::now() < until && ended.is_none();
+            ensure!(waiting, "the proxy is not ready ({ended:?}); its log:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

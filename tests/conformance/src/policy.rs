@@ -2,8 +2,8 @@
 //! It builds values only. The built-in rules are those the operator adds to every policy.
 
 use sallyport_policy::{
-    Attribute, BUNDLE_VERSION, Bundle, Effect, Matcher, NamePattern, ObjectKind, ObjectMatcher, PolicyEntry,
-    Recording, RecordingLevel, Rule, Subject, TargetRef, TlsMode, Upstream,
+    Attribute, BUNDLE_VERSION, Bundle, Effect, Matcher, NamePattern, ObjectKind, ObjectMatcher, PolicyEntry, Recording,
+    RecordingLevel, Rule, Subject, TargetRef, TlsMode, Upstream,
 };
 
 /// A bundle for the server at that address.

@@ -57,7 +57,8 @@ async fn direct_tls_without_the_question_works_with_a_libpq_that_speaks_it() {
     let guarded = Guarded::start(policy::allow_all()).await.unwrap();
     let mut command = Command::new(python().unwrap());
     let conninfo = format!("{} sslnegotiation=direct", guarded.conninfo(Way::Proxied));
-    command.args(["-c", "import psycopg,sys; print(psycopg.connect(sys.argv[1]).execute('select 41+1').fetchone()[0])"]);
+    command
+        .args(["-c", "import psycopg,sys; print(psycopg.connect(sys.argv[1]).execute('select 41+1').fetchone()[0])"]);
     command.arg(conninfo);
     let (out, errors) = texts(&run(command, "").unwrap());
     assert_eq!(out.trim(), "42", "{errors}");
@@ -109,5 +110,9 @@ for cancel in (conn.cancel, conn.cancel_safe):
     let mut command = Command::new(python().unwrap());
     command.args(["-c", script]).arg(guarded.conninfo(Way::Proxied));
     let (out, errors) = texts(&run(command, "").unwrap());
-    assert_eq!(out.lines().collect::<Vec<_>>(), ["cancelled 57014", "(1,) (2,)", "cancelled 57014", "(1,) (2,)"], "{errors}");
+    assert_eq!(
+        out.lines().collect::<Vec<_>>(),
+        ["cancelled 57014", "(1,) (2,)", "cancelled 57014", "(1,) (2,)"],
+        "{errors}"
+    );
 }

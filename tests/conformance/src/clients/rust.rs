@@ -19,10 +19,7 @@ pub async fn connect(guarded: &Guarded) -> Result<(tokio_postgres::Client, JoinH
 }
 
 /// Opens a session with another certificate.
-pub async fn connect_as(
-    guarded: &Guarded,
-    files: &LeafFiles,
-) -> Result<(tokio_postgres::Client, JoinHandle<String>)> {
+pub async fn connect_as(guarded: &Guarded, files: &LeafFiles) -> Result<(tokio_postgres::Client, JoinHandle<String>)> {
     let config = format!("host=localhost hostaddr=127.0.0.1 port={} dbname=postgres user=default", guarded.port());
     let (client, connection) = tokio_postgres::connect(&config, Tls(client_config(guarded, files)?)).await?;
     let ended = tokio::spawn(async move {
@@ -112,7 +109,10 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWr
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
         Pin::new(&mut *self.0).poll_flush(cx)
     }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
         Pin::new(&mut *self.0).poll_shutdown(cx)
     }
 }
