@@ -1,0 +1,222 @@
+//! Laws of derive, over drawn worlds.
+//!
+//! Invariant of the whole: the same world in any order gives the same plans, every input is answered, and
+//! deriving from the result changes nothing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod world;
+
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+use sallyport_operator::derive::certificate::Plan;
+use serde_json::{Value, json};
+use world::{World, key};
+
+const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+const SPACES: [&str; 2] = ["ci", "prod"];
+const SECRET: &str = "s3cr3t-byt3s";
+
+fn meta(namespace: &str, name: &str, kind: &str) -> Value {
+    json!({"name": name, "namespace": namespace, "uid": format!("{kind}-{namespace}-{name}"), "generation": 1, "creationTimestamp": "2026-11-23T09:00:00Z"})
+}
+
+prop_compose! {
+    fn identity()(ns in select(&SPACES), name in select(&NAMES), groups in subsequence(vec!["g", "h"], 0..=2), suspend in any::<bool>(), revoke in prop::option::of(Just("2026-11-23T10:00:10Z"))) -> Value {
+        json!({"metadata": meta(ns, name, "agent"), "spec": {"groups": groups, "suspend": suspend, "revokeBefore": revoke}})
+    }
+}
+
+prop_compose! {
+    fn target()(ns in select(&SPACES), name in select(&NAMES), mode in select(&["VerifyFull", "VerifyCa", "Disable"]), ca in any::<bool>(), creds in subsequence(vec!["default", "readonly"], 1..=2), claim in any::<bool>(), stray in any::<bool>()) -> Value {
+        let tls = if ca && mode != "Disable" { json!({"mode": mode, "caBundleRef": {"kind": "ConfigMap", "name": "ca"}}) } else { json!({"mode": mode}) };
+        let creds: Vec<_> = creds.iter().map(|c| json!({"name": c, "secretRef": {"name": format!("secret-{c}")}})).collect();
+        let store = if claim { json!({"persistentVolumeClaim": {"claimName": "records"}}) } else { json!({"emptyDir": {"sizeLimit": "1Gi"}}) };
+        let replicas = if stray { json!([{"pod": "gone", "revision": "x"}]) } else { json!([]) };
+        json!({"metadata": meta(ns, name, "target"), "spec": {"postgres": {"host": "db"}, "tls": tls, "credentials": creds, "recording": {"store": store}}, "status": {"replicas": replicas}})
+    }
+}
+
+prop_compose! {
+    fn rule()(name in select(&NAMES), allow in any::<bool>(), statements in subsequence(vec!["Select", "Update", "Delete", "Drop"], 1..=4), table in prop::option::of(select(&["public.a", "public.*", "*.*"])), bad in prop::bool::weighted(0.1)) -> Value {
+        let mut postgres = json!({"statements": statements});
+        if let Some(table) = table { postgres["tables"] = json!([if bad { "unqualified" } else { table }]); }
+        json!({"name": name, "action": if allow { "Allow" } else { "Deny" }, "postgres": postgres})
+    }
+}
+
+prop_compose! {
+    fn policy()(ns in select(&SPACES), name in select(&NAMES), refs in subsequence(NAMES.to_vec(), 1..=3), grants in subsequence(vec!["default", "readonly", "nobody"], 1..=3), agents in subsequence(NAMES.to_vec(), 0..=2), group in select(&["g", "h"]), home in select(&SPACES), rules in prop::collection::vec(rule(), 1..4)) -> Value {
+        let mut subjects: Vec<_> = agents.iter().map(|a| json!({"agent": {"namespace": home, "name": a}})).collect();
+        subjects.push(json!({"group": {"name": group}}));
+        let refs: Vec<_> = refs.iter().map(|r| json!({"name": r})).collect();
+        json!({"metadata": meta(ns, name, "policy"), "spec": {"targetRefs": refs, "subjects": subjects, "as": grants, "rules": rules}})
+    }
+}
+
+/// One object a name, as the API server keeps it.
+fn unique(mut all: Vec<Value>) -> Vec<Value> {
+    let name = |v: &Value| format!("{}/{}", v["metadata"]["namespace"], v["metadata"]["name"]);
+    all.sort_by_key(name);
+    all.dedup_by_key(|v| name(v));
+    all
+}
+
+fn worlds() -> impl Strategy<Value = World> {
+    use prop::collection::vec;
+    let present = subsequence(vec!["Secret/secret-default", "Secret/secret-readonly", "ConfigMap/ca"], 0..=3);
+    (vec(identity(), 0..6), vec(target(), 0..5), vec(policy(), 0..6), present, any::<bool>()).prop_map(|(i, t, p, present, pods)| {
+        let all_keys = json!(["username", "password", "ca.crt"]);
+        let present: serde_json::Map<_, _> =
+            SPACES.iter().flat_map(|ns| present.iter().map(move |it| format!("{ns}/{it}"))).map(|at| (at, all_keys.clone())).collect();
+        let targets = unique(t);
+        let pods: serde_json::Map<_, _> = targets
+            .iter()
+            .filter(|_| pods)
+            .map(|t| (format!("{}/{}", t["metadata"]["namespace"].as_str().unwrap(), t["metadata"]["name"].as_str().unwrap()), json!(["p1", "p2"])))
+            .collect();
+        serde_json::from_value(json!({
+            "now": "2026-11-23T10:00:00Z", "identities": unique(i), "targets": targets, "policies": unique(p), "present": present, "pods": pods,
+        }))
+        .unwrap()
+    })
+}
+
+fn rotated<T: Clone>(all: &[T], by: usize) -> Vec<T> {
+    let mut all = all.to_vec();
+    if !all.is_empty() {
+        let by = by % all.len();
+        all.rotate_left(by);
+        all.reverse();
+    }
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn derive_is_deterministic_and_order_free(world in worlds(), by in 0_usize..5) {
+        let mut other = world.clone();
+        other.identities = rotated(&world.identities, by);
+        other.targets = rotated(&world.targets, by);
+        other.policies = rotated(&world.policies, by);
+        prop_assert_eq!(world.outcome(), world.outcome());
+        prop_assert_eq!(world.outcome(), other.outcome());
+    }
+
+    #[test]
+    fn every_object_is_owned_and_labelled(world in worlds()) {
+        let outcome = world.outcome();
+        for target in &world.targets {
+            for child in &outcome.targets[&key(target)].children {
+                let meta = child.meta();
+                prop_assert!(sallyport_operator::derive::names::is_owned_by(meta, target.metadata.uid.as_deref().unwrap()));
+                prop_assert_eq!(&meta.namespace, &target.metadata.namespace);
+                prop_assert_eq!(meta.labels.as_ref().unwrap()["app.kubernetes.io/managed-by"].as_str(), "sallyport");
+            }
+        }
+    }
+
+    #[test]
+    fn every_input_has_a_status(world in worlds()) {
+        let outcome = world.outcome();
+        for identity in &world.identities {
+            prop_assert!(outcome.identities[&key(identity)].status.conditions.iter().any(|c| c.type_ == "Ready"));
+        }
+        for target in &world.targets {
+            let conditions = &outcome.targets[&key(target)].status.conditions;
+            for wanted in ["Accepted", "ResolvedRefs", "Programmed", "Ready"] {
+                prop_assert!(conditions.iter().any(|c| c.type_ == wanted && c.observed_generation == Some(1)));
+            }
+        }
+        for policy in &world.policies {
+            let status = &outcome.policies[&key(policy)];
+            prop_assert_eq!(status.ancestors.len(), policy.spec.target_refs.len());
+            prop_assert!(status.ancestors.iter().all(|a| a.conditions.len() == 3));
+        }
+    }
+
+    #[test]
+    fn deriving_from_its_own_result_changes_nothing(world in worlds()) {
+        // Once for the certificates, once for the statuses that tell of them.
+        let mut settled = world.after().after();
+        // A later look must not touch what did not change.
+        settled.now = "2026-11-23T10:05:00Z".parse().unwrap();
+        let outcome = settled.outcome();
+        for identity in &settled.identities {
+            let plan = &outcome.identities[&key(identity)];
+            let kept = matches!(plan.certificate, Some(Plan::Keep { .. }));
+            prop_assert!(kept, "{:?}", plan.certificate);
+            // What becomes valid with time may become Ready with it; nothing else moves.
+            if identity.spec.revoke_before.is_none() {
+                prop_assert_eq!(Some(&plan.status), identity.status.as_ref());
+            }
+        }
+        for target in &settled.targets {
+            let plan = &outcome.targets[&key(target)];
+            let mut told = target.status.clone().unwrap();
+            told.replicas.clear();
+            prop_assert_eq!(&plan.status, &told);
+            prop_assert!(plan.departed.is_empty());
+        }
+        for policy in &settled.policies {
+            prop_assert_eq!(Some(&outcome.policies[&key(policy)]), policy.status.as_ref());
+        }
+    }
+
+    #[test]
+    fn no_secret_byte_is_in_a_bundle_or_status(world in worlds()) {
+        // The only way in would be through what the view holds: there is no field for it. Held certificates are facts.
+        let mut world = world;
+        for target in &mut world.targets {
+            target.metadata.annotations = Some([("note".to_owned(), SECRET.to_owned())].into());
+        }
+        let outcome = world.outcome();
+        let told = format!("{outcome:?}");
+        prop_assert!(!told.contains(SECRET));
+        prop_assert!(!told.contains("PRIVATE KEY"));
+    }
+
+    #[test]
+    fn a_bundle_reads_back_and_names_its_content(world in worlds()) {
+        for (name, plan) in world.outcome().targets {
+            for child in &plan.children {
+                let value = serde_json::to_value(child).unwrap();
+                if let Some(json) = value.pointer("/data/bundle.json").and_then(Value::as_str) {
+                    let bundle = sallyport_policy::Bundle::read(json).map_err(|e| TestCaseError::fail(format!("{name}: {e}")))?;
+                    prop_assert_eq!(Some(bundle.revision), plan.status.bundle_revision.clone());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_fleet_never_verifies_less_than_the_target_says(world in worlds()) {
+        let outcome = world.outcome();
+        for target in &world.targets {
+            let text = serde_json::to_string(&outcome.targets[&key(target)].children).unwrap();
+            if target.spec.tls.ca_bundle_ref.is_some() && text.contains("\"kind\":\"Deployment\"") {
+                prop_assert!(text.contains("--upstream-ca=") && text.contains("\"name\":\"upstream-ca\""));
+            }
+        }
+    }
+
+    #[test]
+    fn one_broken_policy_changes_no_other(world in worlds()) {
+        let mut without = world.clone();
+        let broken = |p: &sallyport_crds::AccessPolicy| p.spec.rules.iter().any(|r| r.postgres.tables.iter().flatten().any(|t| t == "unqualified"));
+        without.policies.retain(|p| !broken(p));
+        let (with, without_outcome) = (world.outcome(), without.outcome());
+        for (name, plan) in &with.targets {
+            prop_assert_eq!(&plan.children, &without_outcome.targets[name].children);
+        }
+        for policy in world.policies.iter().filter(|p| broken(p)) {
+            for ancestor in &with.policies[&key(policy)].ancestors {
+                let accepted = ancestor.conditions.iter().find(|c| c.type_ == "Accepted").unwrap();
+                let resolved = ancestor.conditions.iter().find(|c| c.type_ == "ResolvedRefs").unwrap();
+                prop_assert!(accepted.status == "False" || resolved.reason == "TargetNotFound");
+            }
+        }
+    }
+}
