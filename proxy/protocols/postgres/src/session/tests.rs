@@ -10,6 +10,8 @@ use crate::codec::backend::{self, error_field, error_response, failure};
 use crate::codec::frontend::build::*;
 use crate::codec::{self};
 
+mod model;
+
 /// A session, its three buffers, and what is refused: every text that contains `secret`.
 struct Rig {
     session: Conversation,
@@ -18,6 +20,8 @@ struct Rig {
     upstream: BytesMut,
     outcomes: Vec<Outcome>,
     commands: u64,
+    /// What of the server's bytes was not taken yet.
+    held: BytesMut,
     /// Texts of what ran, in the order in which it was judged.
     ran: Vec<String>,
 }
@@ -35,6 +39,7 @@ impl Rig {
             upstream: BytesMut::new(),
             outcomes: Vec::new(),
             commands: 0,
+            held: BytesMut::new(),
             ran: Vec::new(),
         }
     }
