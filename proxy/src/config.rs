@@ -79,8 +79,8 @@ pub struct Arguments {
 /// The arguments of `records`.
 #[derive(Debug, Args)]
 pub struct RecordsArguments {
-    /// Where the recordings are.
-    #[arg(long, env = "SALLYPORT_RECORDS_DIR", value_name = "DIRECTORY")]
+    /// Where the recordings are. The default is where the operator mounts them in a replica.
+    #[arg(long, env = "SALLYPORT_RECORDS_DIR", value_name = "DIRECTORY", default_value = "/var/lib/sallyport/records")]
     pub records_dir: PathBuf,
     /// Only this session, by its id or the beginning of it.
     #[arg(long, value_name = "ID")]
