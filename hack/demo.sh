@@ -112,14 +112,11 @@ chapter "The identity suspended: the session ends"
 show kubectl patch agentidentity -n demo-ci migration-bot --type=merge -p '{"spec":{"suspend":true}}'
 sleep 0.5
 printf '%spsql> select 1;   (the same session)%s\n' "$bold" "$plain"
-say_in_session "select 1;" 2>/dev/null || true
-hear 2>/dev/null || true
-exec {SESSION[1]}>&- 2>/dev/null || true
-wait "${SESSION_PID:-}" 2>/dev/null || true
+{ say_in_session "select 1;"; hear; wait "${SESSION_PID:-}"; } 2>/dev/null || true
 
 chapter "Who did what: the records"
 for pod in $(kubectl get pods -n demo-shop -l sallyport.dev/target=orders-db -o name); do
-  kubectl exec -n demo-shop "$pod" -- /sallyport-proxy records 2>/dev/null || true
+  show kubectl exec -n demo-shop "$pod" -- /sallyport-proxy records
 done
 
 # So that the door is open again for whoever looks around.
