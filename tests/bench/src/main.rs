@@ -3,12 +3,17 @@
 
 use std::process::ExitCode;
 
+mod convergence;
 mod throughput;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let seconds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(4);
-    match throughput::table(seconds).await {
+    let tables = async {
+        convergence::table().await?;
+        throughput::table(seconds).await
+    };
+    match tables.await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");

@@ -33,8 +33,12 @@ pub(crate) async fn table(seconds: u32) -> Result<()> {
     let mut init = Command::new(&pgbench);
     init.args(["-i", "-q", "-s", "5"]).arg(guarded.conninfo(Way::Direct));
     ensure!(run(init, "")?.status.success(), "pgbench -i failed");
-    println!("pgbench, 100 rules loaded, records on, medians of {ROUNDS} rounds of {seconds} s in turn; ratios to direct TLS");
-    println!("| script | mode | clients | pgbouncer tps | sallyport tps | pgbouncer cpu/tx | sallyport cpu/tx | middle cpu: sallyport/pgbouncer |");
+    println!(
+        "pgbench, 100 rules loaded, records on, medians of {ROUNDS} rounds of {seconds} s in turn; ratios to direct TLS"
+    );
+    println!(
+        "| script | mode | clients | pgbouncer tps | sallyport tps | pgbouncer cpu/tx | sallyport cpu/tx | middle cpu: sallyport/pgbouncer |"
+    );
     println!("|---|---|---|---|---|---|---|---|");
     for (script, flag) in [("select-only", "-S"), ("tpcb-like", "-N")] {
         for mode in ["simple", "extended", "prepared"] {
@@ -63,7 +67,11 @@ pub(crate) async fn table(seconds: u32) -> Result<()> {
         }
     }
     println!();
-    println!("resident memory after it: proxy {} KiB, pgbouncer {} KiB", rss(guarded.proxy_pid().unwrap_or(0))?, rss(bouncer.child.id())?);
+    println!(
+        "resident memory after it: proxy {} KiB, pgbouncer {} KiB",
+        rss(guarded.proxy_pid().unwrap_or(0))?,
+        rss(bouncer.child.id())?
+    );
     Ok(())
 }
 

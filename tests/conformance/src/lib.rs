@@ -257,17 +257,26 @@ impl Drop for Guarded {
 
 /// The proxy's binary: `$SALLYPORT_PROXY_BIN`, or the one built beside this test.
 pub fn proxy_binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("SALLYPORT_PROXY_BIN") {
+    binary("sallyport-proxy", "SALLYPORT_PROXY_BIN")
+}
+
+/// The operator's binary: `$SALLYPORT_OPERATOR_BIN`, or the one built beside this test.
+pub fn operator_binary() -> Result<PathBuf> {
+    binary("sallyport-operator", "SALLYPORT_OPERATOR_BIN")
+}
+
+fn binary(name: &str, variable: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
         return Ok(path.into());
     }
     let own = std::env::current_exe()?;
     for folder in own.ancestors().skip(1).take(3) {
-        let candidate = folder.join("sallyport-proxy");
+        let candidate = folder.join(name);
         if candidate.is_file() {
             return Ok(candidate);
         }
     }
-    bail!("sallyport-proxy is not built: run `cargo build -p sallyport-proxy`, or set SALLYPORT_PROXY_BIN")
+    bail!("{name} is not built: run `cargo build -p {name}`, or set {variable}")
 }
 
 const SAMPLE: &str = "

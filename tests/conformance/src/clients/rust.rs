@@ -20,8 +20,17 @@ pub async fn connect(guarded: &Guarded) -> Result<(tokio_postgres::Client, JoinH
 
 /// Opens a session with another certificate.
 pub async fn connect_as(guarded: &Guarded, files: &LeafFiles) -> Result<(tokio_postgres::Client, JoinHandle<String>)> {
-    let config = format!("host=localhost hostaddr=127.0.0.1 port={} dbname=postgres user=default", guarded.port());
-    let (client, connection) = tokio_postgres::connect(&config, Tls(client_config(guarded, files)?)).await?;
+    connect_to(guarded.port(), &guarded.pki.ca_pem(), files).await
+}
+
+/// Opens a session through the proxy on that loopback port, whose certificate that authority vouches for.
+pub async fn connect_to(
+    port: u16,
+    ca_pem: &str,
+    files: &LeafFiles,
+) -> Result<(tokio_postgres::Client, JoinHandle<String>)> {
+    let config = format!("host=localhost hostaddr=127.0.0.1 port={port} dbname=postgres user=default");
+    let (client, connection) = tokio_postgres::connect(&config, Tls(client_config(ca_pem, files)?)).await?;
     let ended = tokio::spawn(async move {
         match connection.await {
             Ok(()) => "closed".to_owned(),
@@ -32,9 +41,9 @@ pub async fn connect_as(guarded: &Guarded, files: &LeafFiles) -> Result<(tokio_p
 }
 
 /// TLS settings of that agent.
-pub fn client_config(guarded: &Guarded, files: &LeafFiles) -> Result<Arc<rustls::ClientConfig>> {
+pub fn client_config(ca_pem: &str, files: &LeafFiles) -> Result<Arc<rustls::ClientConfig>> {
     let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(guarded.pki.ca_pem().as_bytes()) {
+    for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
         roots.add(certificate?)?;
     }
     let chain = CertificateDer::pem_file_iter(&files.cert)?.collect::<Result<Vec<_>, _>>()?;
