@@ -24,4 +24,6 @@ pub mod sql;
 
 pub use codec::startup::CancelKey;
 pub use protocol::{Postgres, Wish};
+#[cfg(any(test, feature = "fuzzing"))]
+pub use session::fuzzing;
 pub use session::{Command, Conversation};

@@ -12,7 +12,7 @@ use sallyport_core::protocol::{Described, Entry, Next};
 use sallyport_policy::{Action, Denial};
 
 use super::names::{LONGEST_NAME, Meaning, NO_SEGMENT, Portal, Statement};
-use super::spoken::gives_names;
+use super::spoken::{gives_names, speaks_of_names};
 use super::{Awaits, Conversation, Effect, InFlight, MOST_IN_FLIGHT, Skip};
 use crate::codec::backend::ready_for_query;
 use crate::codec::frontend::{self, Frame, Kind, Space};
@@ -193,7 +193,7 @@ impl Conversation {
         let raw = input.split_to(frame.total).freeze();
         let what = self.read(frame.kind, &raw).map_err(fault)?;
         let refined = match &what {
-            What::Query(Ok(described)) => {
+            What::Query(Ok(described)) if speaks_of_names(described) => {
                 let text = frontend::query(raw.get(HEADER..).unwrap_or_default()).map_err(fault)?;
                 self.refined_query(&String::from_utf8_lossy(text), described)
             }
@@ -346,8 +346,10 @@ impl Conversation {
             What::Query(Ok(described)) => {
                 self.begin_segment();
                 let mut entry = InFlight::new(Awaits::Query, number);
-                entry.names = gives_names(described);
-                entry.effect = self.note_names(&command.text(), described, NO_SEGMENT);
+                if speaks_of_names(described) {
+                    entry.names = gives_names(described);
+                    entry.effect = self.note_names(&command.text(), described, NO_SEGMENT);
+                }
                 entry
             }
             What::Parse(Ok(statement)) => {

@@ -5,6 +5,8 @@
 
 mod answer;
 mod client;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod names;
 mod spoken;
 #[cfg(test)]

@@ -146,6 +146,11 @@ pub(super) fn gives_names(described: &Described) -> bool {
     described.kinds.iter().any(|kind| matches!(naming(kind), Some(Naming::Gives(..))))
 }
 
+/// Whether names given by SQL have anything to do with a text.
+pub(super) fn speaks_of_names(described: &Described) -> bool {
+    described.kinds.iter().any(|kind| runs_a_name(kind) || naming(kind).is_some())
+}
+
 const fn runs_a_name(kind: &StatementKind) -> bool {
     matches!(kind, StatementKind::Execute(_) | StatementKind::Fetch(_))
 }
