@@ -6,6 +6,7 @@
 use rustls_pki_types::CertificateDer;
 use sallyport_policy::{IdentityName, SpiffeError};
 use webpki::EndEntityCert;
+use x509_parser::extensions::GeneralName;
 
 /// Who speaks, as its certificate proves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,13 +51,14 @@ pub fn identify(certificate: &CertificateDer<'_>, trust_domain: &str) -> Result<
     let identity = IdentityName::parse(uri, trust_domain)?;
     let (_, parsed) =
         x509_parser::parse_x509_certificate(certificate.as_ref()).map_err(|_| IdentifyError::Unreadable)?;
-    // `valid_uri_names` skips names that are not valid; a second, odd one must not hide there.
-    let all = parsed.subject_alternative_name().ok().flatten().map_or(0, |san| {
-        let is_uri = |name: &&x509_parser::extensions::GeneralName<'_>| {
-            matches!(name, x509_parser::extensions::GeneralName::URI(_))
-        };
-        san.value.general_names.iter().filter(is_uri).count()
-    });
+    // `valid_uri_names` skips names that are not valid; a second, odd one must not hide there. What cannot be
+    // decoded at all could be anything.
+    let san = parsed.subject_alternative_name().map_err(|_| IdentifyError::Unreadable)?;
+    let names = san.as_ref().map_or(&[][..], |san| &san.value.general_names);
+    if names.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
+        return Err(IdentifyError::Unreadable);
+    }
+    let all = names.iter().filter(|name| matches!(name, GeneralName::URI(_))).count();
     if all != 1 {
         return Err(IdentifyError::UriNames(all));
     }
@@ -66,4 +68,96 @@ pub fn identify(certificate: &CertificateDer<'_>, trust_domain: &str) -> Result<
         not_before: parsed.validity().not_before.timestamp(),
         not_after: parsed.validity().not_after.timestamp(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::string::Ia5String;
+    use rcgen::{CertificateParams, KeyPair, SanType, SerialNumber, date_time_ymd};
+
+    use super::*;
+
+    const BOT: &str = "spiffe://cluster.local/ns/ci/agent/bot";
+
+    fn uri(text: &str) -> SanType {
+        SanType::URI(Ia5String::try_from(text).unwrap())
+    }
+
+    fn certificate(names: Vec<SanType>) -> CertificateDer<'static> {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names;
+        params.serial_number = Some(SerialNumber::from_slice(&[0x0a, 0xff, 0x01]));
+        params.not_before = date_time_ymd(2024, 1, 1);
+        params.not_after = date_time_ymd(2024, 1, 2);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+    }
+
+    fn identified(names: Vec<SanType>) -> Result<Principal, IdentifyError> {
+        identify(&certificate(names), "cluster.local")
+    }
+
+    #[test]
+    fn one_uri_name_is_the_principal_with_its_serial_and_validity() {
+        let principal = identified(vec![uri(BOT)]).unwrap();
+        assert_eq!(principal.identity.to_string(), BOT);
+        assert_eq!(principal.serial, "0aff01");
+        assert_eq!((principal.not_before, principal.not_after), (1_704_067_200, 1_704_153_600));
+    }
+
+    #[test]
+    fn names_of_other_kinds_name_nobody_and_disturb_nobody() {
+        let dns = || SanType::DnsName("spiffe.cluster.local".try_into().unwrap());
+        let mail = || SanType::Rfc822Name("bot@cluster.local".try_into().unwrap());
+        assert_eq!(identified(vec![dns(), mail()]), Err(IdentifyError::UriNames(0)));
+        assert!(identified(vec![dns(), uri(BOT), mail()]).is_ok());
+    }
+
+    #[test]
+    fn the_common_name_names_nobody() {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, BOT);
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        assert_eq!(identify(certificate.der(), "cluster.local"), Err(IdentifyError::UriNames(0)));
+    }
+
+    #[test]
+    fn a_second_uri_name_is_one_too_many_even_if_it_is_the_same() {
+        assert_eq!(identified(vec![uri(BOT), uri(BOT)]), Err(IdentifyError::UriNames(2)));
+        assert_eq!(identified(vec![uri(BOT), uri("https://a"), uri("https://b")]), Err(IdentifyError::UriNames(3)));
+    }
+
+    #[test]
+    fn a_second_uri_name_that_is_no_uri_does_not_hide() {
+        let dns = || SanType::DnsName("bot.cluster.local".try_into().unwrap());
+        for odd in ["", "no uri", "%", "spiffe://"] {
+            for names in [vec![uri(BOT), dns(), uri(odd)], vec![uri(odd), dns(), uri(BOT)]] {
+                assert!(matches!(identified(names), Err(IdentifyError::UriNames(2))), "{odd:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_uri_name_of_bytes_that_are_no_text_does_not_hide() {
+        let whole = certificate(vec![uri(BOT), uri("zzzz")]);
+        let mut bytes = whole.as_ref().to_vec();
+        let at = bytes.windows(4).position(|four| four == b"zzzz").unwrap();
+        bytes[at..at + 4].copy_from_slice(&[0xff, 0xfe, 0xfd, 0xfc]);
+        // The signature no longer fits, which is for rustls to see: here only the names are read.
+        let refused = identify(&CertificateDer::from(bytes), "cluster.local");
+        assert_eq!(refused, Err(IdentifyError::Unreadable));
+    }
+
+    #[test]
+    fn another_trust_domain_and_another_form_are_told_apart() {
+        let name = |error| Err(IdentifyError::Name(error));
+        assert_eq!(identified(vec![uri("spiffe://cluster.evil/ns/ci/agent/bot")]), name(SpiffeError::TrustDomain));
+        assert_eq!(identified(vec![uri("spiffe://cluster.local/ns/ci/sa/bot")]), name(SpiffeError::Form));
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_unreadable() {
+        for bytes in [&b""[..], b"0", &[0x30, 0x82, 0xff, 0xff]] {
+            assert_eq!(identify(&CertificateDer::from(bytes), "cluster.local"), Err(IdentifyError::Unreadable));
+        }
+    }
 }
