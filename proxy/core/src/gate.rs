@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use sallyport_policy::{Bundle, Denial, RecordingLevel, RuleRef, Session, Upstream, Verdict, World, decide, standing};
+use sallyport_policy::{Denial, RecordingLevel, RuleRef, Session, Upstream, Verdict, World, decide, standing};
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
@@ -152,7 +152,14 @@ pub(crate) struct Gate {
     names: Names,
     sequence: u64,
     commands: u64,
-    owed: VecDeque<(u64, Instant)>,
+    owed: VecDeque<Owed>,
+    closed: bool,
+}
+
+/// An outcome that is owed to the records.
+struct Owed {
+    command: u64,
+    since: Instant,
 }
 
 struct Names {
@@ -193,6 +200,8 @@ impl Gate {
             sequence: 0,
             commands: 0,
             owed: VecDeque::new(),
+            // Until it is open there is nothing to close.
+            closed: true,
         };
         let refused = standing(&world, &gate.session).err();
         let reason = refused.as_ref().map(ToString::to_string);
@@ -212,10 +221,15 @@ impl Gate {
         if world.bundle.recording.level != RecordingLevel::None {
             recorded.map_err(no_room)?;
         }
-        let credential = ports
-            .vault
-            .credential(&gate.session.credential)
-            .map_err(|cause| Fault::internal("the target's credential is not available to this proxy", cause))?;
+        gate.closed = false;
+        let told = "the target's credential is not available to this proxy";
+        let credential = match ports.vault.credential(&gate.session.credential) {
+            Ok(credential) => credential,
+            Err(cause) => {
+                gate.close(told);
+                return Err(Fault::internal(told, cause));
+            }
+        };
         let way = Arc::new(Way { ports: ports.clone(), to: world.bundle.upstream.clone() });
         Ok((gate, GrantedOpening { detail: opening.detail, way, credential }))
     }
@@ -266,18 +280,20 @@ impl Gate {
             return Ruling::Granted(None);
         };
         let command = self.number();
-        self.ports.meter.count(Count::Allowed);
         if world.bundle.recording.level != RecordingLevel::None {
             let (policy, rule) = rule.and_then(|rule| world.bundle.rule_names(rule)).unzip();
             let decision = Decision { verdict: "allow", policy, rule, reason: None, revision: &world.bundle.revision };
             let event = Event::Command { command, text: &entry.text, parameters: &entry.parameters, decision };
             if self.record(event).is_err() {
+                self.ports.meter.count(Count::Denied);
                 return Ruling::Refused(Denial::not_understood(
                     "this command must be recorded and there is no room to record it: tell the target's owner",
                 ));
             }
+            // Owed because its intent stands in the records, whatever the level is by then.
+            self.owed.push_back(Owed { command, since: Instant::now() });
         }
-        self.owed.push_back((command, Instant::now()));
+        self.ports.meter.count(Count::Allowed);
         Ruling::Granted(Some(command))
     }
 
@@ -297,8 +313,8 @@ impl Gate {
 
     /// Records how commands came to their end.
     pub(crate) fn settle(&mut self, outcome: &Outcome) {
-        let Some(at) = self.owed.iter().position(|(number, _)| *number == outcome.command) else { return };
-        let Some((command, since)) = self.owed.remove(at) else { return };
+        let Some(at) = self.owed.iter().position(|owed| owed.command == outcome.command) else { return };
+        let Some(Owed { command, since }) = self.owed.remove(at) else { return };
         let duration = since.elapsed();
         let (word, code) = outcome.failed.as_deref().map_or(("completed", None), |code| ("failed", Some(code)));
         self.outcome(command, word, code, outcome.rows, duration);
@@ -306,12 +322,13 @@ impl Gate {
 
     /// Records the end of the session; what is still owed is unknown.
     pub(crate) fn close(&mut self, reason: &str) {
-        while let Some((command, since)) = self.owed.pop_front() {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
+        while let Some(Owed { command, since }) = self.owed.pop_front() {
             self.outcome(command, "unknown", None, None, since.elapsed());
         }
-        if self.records_commands() || self.sequence > 0 {
-            let _counted = self.record(Event::Close { reason });
-        }
+        let _counted = self.record(Event::Close { reason });
     }
 
     fn outcome(
@@ -322,15 +339,8 @@ impl Gate {
         rows: Option<u64>,
         duration: Duration,
     ) {
-        if self.records_commands() {
-            // It ran: a lost outcome is counted, and the next command is refused for want of room.
-            let _counted = self.record(Event::Outcome { command, outcome, code, rows, duration });
-        }
-    }
-
-    fn records_commands(&self) -> bool {
-        let level = |bundle: &Bundle| bundle.recording.level != RecordingLevel::None;
-        self.feed.load().as_ref().is_none_or(|world| level(&world.bundle))
+        // It ran: a lost outcome is counted, and the next command is refused for want of room.
+        let _counted = self.record(Event::Outcome { command, outcome, code, rows, duration });
     }
 
     const fn number(&mut self) -> u64 {
@@ -355,6 +365,13 @@ impl Gate {
             tracing::error!(session = %self.names.session, error = %fault, "record lost");
         }
         written
+    }
+}
+
+impl Drop for Gate {
+    /// A panic, or the end of the process in the middle of the session: what is owed is unknown.
+    fn drop(&mut self) {
+        self.close("the session was cut off");
     }
 }
 
