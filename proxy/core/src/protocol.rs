@@ -172,6 +172,13 @@ pub trait Conversation: Send {
     fn answer(&mut self, input: &mut BytesMut, client: &mut BytesMut, outcomes: &mut Vec<Outcome>)
     -> Result<(), Fault>;
 
+    /// What makes the target tell outcomes that it keeps back for a later command of the client's; empty when
+    /// it keeps back none, or was told already. Asked while the session must end but something is in flight.
+    /// It may make nothing take effect that the client did not conclude itself (in PostgreSQL: Flush, not Sync).
+    fn hasten(&mut self) -> &'static [u8] {
+        b""
+    }
+
     /// Whether nothing is in flight: no command awaits its outcome.
     fn idle(&self) -> bool;
 
@@ -221,7 +228,7 @@ pub struct Entry<'a> {
 /// How a command that ran came to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// The number that [`Granted::number`] gave.
+    /// The number that [`Granted::into_parts`] gave.
     pub command: u64,
     /// The target's code when it failed.
     pub failed: Option<String>,

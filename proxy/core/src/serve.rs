@@ -8,8 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls::{ProtocolVersion, ServerConfig};
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -21,7 +21,7 @@ use crate::identify::{Principal, identify};
 use crate::ports::{Event, Io, Peer, Ports};
 use crate::protocol::{Hello, LoggedIn, Opening, Preamble, Protocol, TlsFacts};
 use crate::sessions::{Registration, SessionId, Sessions};
-use crate::wire::Rewound;
+use crate::wire::{Rewound, hang_up};
 
 mod converse;
 
@@ -133,8 +133,15 @@ async fn admit<P: Protocol, S: Io + 'static>(
             return Ok(None);
         }
     };
-    let accepted = TlsAcceptor::from(tls).accept(Rewound::new(read, io)).await;
-    let mut stream = accepted.map_err(|error| Fault::client(format!("tls handshake failed: {error}")))?;
+    let accepted = TlsAcceptor::from(tls).accept(Rewound::new(read, io)).into_fallible().await;
+    let mut stream = match accepted {
+        Ok(stream) => stream,
+        Err((error, mut io)) => {
+            // A client of TLS 1.3 sends on before it learns of a refusal; see `hang_up`.
+            let _closed = timeout(service.limits.parting, hang_up(&mut io)).await;
+            return Err(Fault::client(format!("tls handshake failed: {error}")));
+        }
+    };
     let principal = principal(service, &stream);
     // The client's words are read before it is told of a certificate that names nobody: closing on unread
     // bytes would reset the connection and it might never see the reason.
@@ -161,11 +168,31 @@ async fn admit<P: Protocol, S: Io + 'static>(
     }
 }
 
+/// A session that is counted as open for as long as this lives, even where a panic ends it.
+struct Counted<'p>(&'p Ports);
+
+impl<'p> Counted<'p> {
+    fn open(ports: &'p Ports) -> Self {
+        ports.meter.count(Event::Opened);
+        Self(ports)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.meter.count(Event::Closed);
+    }
+}
+
 fn principal<P: Protocol, S>(service: &Service<P>, stream: &TlsStream<S>) -> Result<Principal, Fault> {
     let world = service.feed.current();
     let world =
         world.ok_or_else(|| Fault::internal("this proxy has no policy yet: try again", "no bundle or roster yet"))?;
     let (_, facts) = stream.get_ref();
+    // The settings say so too; the promise does not hang on whoever makes them.
+    if facts.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+        return Err(Fault::client("TLS 1.3 is required"));
+    }
     let certificate = facts.peer_certificates().and_then(<[_]>::first);
     let certificate = certificate.ok_or_else(|| Fault::client("a client certificate is required"))?;
     identify(certificate, &world.bundle.trust_domain).map_err(|error| Fault::client(error.to_string()))
@@ -186,19 +213,6 @@ async fn tell<P: Protocol, S: Io>(service: &Service<P>, stream: &mut S, fault: &
     };
     // A client that does not listen has no claim to more.
     let _told = timeout(service.limits.parting, told).await;
-}
-
-/// Ends our side and reads on until the peer has ended its own: bytes of its that were never read would
-/// turn our close into a reset, and it might lose our last words. The caller sets the deadline.
-async fn hang_up<S: Io>(stream: &mut S) -> std::io::Result<()> {
-    stream.shutdown().await?;
-    let mut sink = [0; 1024];
-    for _ in 0..64 {
-        if stream.read(&mut sink).await? == 0 {
-            break;
-        }
-    }
-    Ok(())
 }
 
 /// Policy, login, conversation.
@@ -229,11 +243,10 @@ async fn session<P: Protocol, S: Io + 'static>(
                 return Err(fault);
             }
         };
-    service.ports.meter.count(Event::Opened);
+    let _counted = Counted::open(&service.ports);
     tracing::info!(session = %registration.id, agent = %principal.identity, peer = peer.map(tracing::field::display), "session opened");
-    let signals = converse::Signals { changes, registration };
+    let signals = converse::Signals::new(changes, &registration);
     let reason = converse::converse(service, gate, way, stream, logged_in, signals).await;
-    service.ports.meter.count(Event::Closed);
     tracing::info!(agent = %principal.identity, reason, "session closed");
     Ok(())
 }

@@ -77,9 +77,21 @@ impl Sessions {
 pub struct Registration {
     /// Its number.
     pub id: SessionId,
-    pub(crate) interrupted: Arc<Notify>,
-    pub(crate) draining: watch::Receiver<bool>,
+    interrupted: Arc<Notify>,
+    draining: watch::Receiver<bool>,
     sessions: Arc<Sessions>,
+}
+
+impl Registration {
+    /// Wakes whoever waits for it when somebody asks for an interrupt.
+    pub(crate) fn interrupted(&self) -> Arc<Notify> {
+        Arc::clone(&self.interrupted)
+    }
+
+    /// Turns true when all sessions shall end.
+    pub(crate) fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.clone()
+    }
 }
 
 impl Drop for Registration {

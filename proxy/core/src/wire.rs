@@ -8,8 +8,9 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::Instant;
 
 use crate::ports::Io;
 
@@ -23,11 +24,13 @@ pub(crate) struct Line<S> {
     pub(crate) output: BytesMut,
     unflushed: bool,
     pub(crate) eof: bool,
+    /// Since when the peer has taken none of what it is owed.
+    owed_since: Option<Instant>,
 }
 
 impl<S: Io> Line<S> {
     pub(crate) fn new(io: S, input: BytesMut) -> Self {
-        Self { io, input, output: BytesMut::new(), unflushed: false, eof: false }
+        Self { io, input, output: BytesMut::new(), unflushed: false, eof: false, owed_since: None }
     }
 
     /// Reads once; `Ready` when there are more bytes or the end has come.
@@ -38,7 +41,9 @@ impl<S: Io> Line<S> {
         if self.input.capacity() - self.input.len() < CHUNK / 4 {
             self.input.reserve(CHUNK);
         }
-        let read = ready!(pin!(self.io.read_buf(&mut self.input)).poll(cx))?;
+        // The buffer may have grown for a long message: it is still read in pieces.
+        let mut room = (&mut self.input).limit(CHUNK);
+        let read = ready!(pin!(self.io.read_buf(&mut room)).poll(cx))?;
         self.eof = read == 0;
         Poll::Ready(Ok(()))
     }
@@ -52,6 +57,7 @@ impl<S: Io> Line<S> {
                 Poll::Ready(Ok(written)) => {
                     self.output.advance(written);
                     self.unflushed = true;
+                    self.owed_since = None;
                     wrote = true;
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -60,7 +66,10 @@ impl<S: Io> Line<S> {
         }
         if self.unflushed {
             match Pin::new(&mut self.io).poll_flush(cx) {
-                Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Ok(())) => {
+                    self.unflushed = false;
+                    self.owed_since = None;
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {}
             }
@@ -71,6 +80,21 @@ impl<S: Io> Line<S> {
     /// Whether bytes wait to be written.
     pub(crate) fn owes(&self) -> bool {
         self.unflushed || !self.output.is_empty()
+    }
+
+    /// Since when the peer takes nothing, if it is owed something. Asked after each attempt to write.
+    pub(crate) fn stuck_since(&mut self) -> Option<Instant> {
+        if !self.owes() {
+            self.owed_since = None;
+            return None;
+        }
+        Some(*self.owed_since.get_or_insert_with(Instant::now))
+    }
+
+    /// Writes all there is, ends our side and waits for the peer to end its own; the caller sets the deadline.
+    pub(crate) async fn hang_up(&mut self) -> io::Result<()> {
+        self.finish().await?;
+        hang_up(&mut self.io).await
     }
 
     /// Writes all there is and ends the stream; the caller sets the deadline.
@@ -84,6 +108,20 @@ impl<S: Io> Line<S> {
         }
         poll_fn(|cx| Pin::new(&mut self.io).poll_shutdown(cx)).await
     }
+}
+
+/// Ends our side and reads on until the peer has ended its own: bytes of its that were never read would
+/// turn our close into a reset, and it might lose our last words. The caller sets the deadline.
+pub(crate) async fn hang_up<S: Io>(stream: &mut S) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut sink = [0; 1024];
+    // As much as may lie on the way; who sends on after that does not listen.
+    for _ in 0..1024 {
+        if stream.read(&mut sink).await? == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// A connection of which some bytes have been read already.

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::Service;
@@ -25,8 +26,9 @@ use crate::wire::Line;
 
 /// What reaches a session from outside its two connections.
 pub(super) struct Signals {
-    pub(super) changes: watch::Receiver<u64>,
-    pub(super) registration: Registration,
+    changes: watch::Receiver<u64>,
+    draining: watch::Receiver<bool>,
+    interrupted: Arc<Notify>,
 }
 
 enum Signal {
@@ -39,14 +41,21 @@ enum Progress {
     Moved,
     ClientGone,
     TargetGone,
-    Stalled,
+    ClientStalled,
+    TargetStalled,
+    Interrupted,
     Signal(Signal),
 }
 
 impl Signals {
+    /// The registration stays with the caller: the session counts as open until its last record is written.
+    pub(super) fn new(changes: watch::Receiver<u64>, registration: &Registration) -> Self {
+        Self { changes, draining: registration.draining(), interrupted: registration.interrupted() }
+    }
+
     /// Waits for the next one; takes and gives itself so that one pinned future can wait across many polls.
     async fn next(mut self) -> (Signal, Self) {
-        let draining_already = *self.registration.draining.borrow();
+        let draining_already = *self.draining.borrow_and_update();
         let signal = tokio::select! {
             biased;
             changed = self.changes.changed() => match changed {
@@ -54,11 +63,11 @@ impl Signals {
                 // The feed is gone: the process ends.
                 Err(_) => Signal::Drain,
             },
-            drained = self.registration.draining.wait_for(|draining| *draining), if !draining_already => {
+            drained = self.draining.wait_for(|draining| *draining), if !draining_already => {
                 drop(drained);
                 Signal::Drain
             }
-            () = self.registration.interrupted.notified() => Signal::Interrupt,
+            () = self.interrupted.notified() => Signal::Interrupt,
         };
         (signal, self)
     }
@@ -74,12 +83,15 @@ struct Conversing<'s, P: Protocol, S> {
     outcomes: Vec<Outcome>,
     /// Set once the session shall end as soon as nothing of it runs.
     doomed: Option<Ending>,
-    /// Whether the client's next bytes are of use now.
+    /// Whether the client's next bytes are taken now.
     hungry: bool,
-    /// Whether half a message of the client's lies there.
-    half: bool,
-    /// When a byte last moved.
-    moved_at: Instant,
+    /// Since when half a message of the client's has not grown.
+    half_since: Option<Instant>,
+    /// Whether the target's bytes have been through the conversation as they are.
+    answered: bool,
+    /// The interrupt on its way, one at a time, and whether another was asked for meanwhile.
+    interrupts: JoinSet<()>,
+    interrupt_again: bool,
 }
 
 /// Runs a session to its end and says why it ended.
@@ -102,12 +114,14 @@ pub(super) async fn converse<P: Protocol, S: Io>(
         outcomes: Vec::new(),
         doomed: None,
         hungry: true,
-        half: false,
-        moved_at: Instant::now(),
+        half_since: None,
+        answered: false,
+        interrupts: JoinSet::new(),
+        interrupt_again: false,
     };
     this.client.output.extend_from_slice(&greeting);
     // Whatever changed between the opening decision and now.
-    if *signals.registration.draining.borrow() {
+    if *signals.draining.borrow() {
         this.doomed = Some(Ending::Draining);
     }
     this.check_standing();
@@ -134,6 +148,7 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
                 Ok(true) => return Left::Client,
                 Err(fault) => return Left::Ended(ending_of(&fault)),
             }
+            self.hasten();
             if self.conversation.idle()
                 && let Some(ending) = self.doomed.take()
             {
@@ -152,11 +167,19 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
                 Progress::TargetGone => {
                     return Left::Ended(Ending::Upstream("the target closed the connection".into()));
                 }
-                Progress::Stalled => {
+                Progress::ClientStalled => {
                     return Left::Ended(Ending::Client("no progress within the deadline".into()));
                 }
+                Progress::TargetStalled => return Left::Ended(Ending::Upstream("the target takes no more".into())),
+                Progress::Interrupted => {
+                    // The one that is through may have come before the command that this one was meant for.
+                    if std::mem::take(&mut self.interrupt_again) {
+                        self.interrupt();
+                    }
+                }
                 Progress::Signal(Signal::WorldChanged) => self.check_standing(),
-                Progress::Signal(Signal::Drain) => self.doomed = Some(Ending::Draining),
+                // Who lost its standing is told that.
+                Progress::Signal(Signal::Drain) => self.doomed = self.doomed.take().or(Some(Ending::Draining)),
                 Progress::Signal(Signal::Interrupt) => self.interrupt(),
             }
         }
@@ -165,29 +188,54 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
     /// Everything that can be done without waiting. True when the client said goodbye.
     fn step(&mut self) -> Result<bool, Fault> {
         let backlog = self.service.limits.backlog;
-        if !self.target.input.is_empty() && self.client.output.len() < backlog {
-            self.conversation.answer(&mut self.target.input, &mut self.client.output, &mut self.outcomes)?;
-            for outcome in self.outcomes.drain(..) {
-                self.gate.settle(&outcome);
-            }
+        self.answered = self.client.output.len() < backlog;
+        if self.answered {
+            self.answer()?;
         }
-        self.hungry = false;
+        let (mut incomplete, mut full) = (false, false);
         while self.doomed.is_none() && self.target.output.len() < backlog && self.client.output.len() < backlog {
-            match self.conversation.next(&mut self.client.input, &mut self.client.output)? {
-                Next::Incomplete => {
-                    self.hungry = true;
+            match self.conversation.next(&mut self.client.input, &mut self.client.output) {
+                Ok(Next::Incomplete) => {
+                    incomplete = true;
                     break;
                 }
-                Next::Full => break,
-                Next::Handled => {}
-                Next::Goodbye => return Ok(true),
-                Next::Command(command) => self.command(command)?,
+                Ok(Next::Full) => {
+                    full = true;
+                    break;
+                }
+                Ok(Next::Handled) => {}
+                Ok(Next::Goodbye) => return Ok(true),
+                Ok(Next::Command(command)) => self.command(command)?,
+                // What came before the fault was granted: it gets its answer and its outcome.
+                Err(fault) => self.doomed = Some(ending_of(&fault)),
             }
         }
-        self.half = self.hungry && !self.client.input.is_empty();
-        // A doomed session is still read from, within bounds, so that a client that leaves is noticed.
-        self.hungry |= self.doomed.is_some() && self.client.input.len() < backlog;
+        let half = incomplete && !self.client.input.is_empty();
+        self.half_since = half.then(|| self.half_since.unwrap_or_else(Instant::now));
+        // Where nothing more is decoded, the client is still read within bounds: so it is noticed when it leaves.
+        let waits = (full || self.doomed.is_some()) && self.client.input.len() < backlog;
+        self.hungry = incomplete || waits;
         Ok(false)
+    }
+
+    fn answer(&mut self) -> Result<(), Fault> {
+        if self.target.input.is_empty() {
+            return Ok(());
+        }
+        let answered = self.conversation.answer(&mut self.target.input, &mut self.client.output, &mut self.outcomes);
+        // Those that came before a fault count.
+        for outcome in self.outcomes.drain(..) {
+            self.gate.settle(&outcome);
+        }
+        answered
+    }
+
+    /// A session that must end may wait for an outcome that its target keeps back for the client's next command.
+    fn hasten(&mut self) {
+        if self.doomed.is_some() && !self.conversation.idle() {
+            let constant = self.conversation.hasten();
+            self.target.output.extend_from_slice(constant);
+        }
     }
 
     fn command(&mut self, command: <P::Conversation as Conversation>::Command) -> Result<(), Fault> {
@@ -207,11 +255,16 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
         }
     }
 
-    fn interrupt(&self) {
+    fn interrupt(&mut self) {
+        // One at a time: each is a connection to the target, and who asks may ask without end.
+        if !self.interrupts.is_empty() {
+            self.interrupt_again = true;
+            return;
+        }
         if let Some(packet) = self.conversation.interruption() {
             let (protocol, way) = (Arc::clone(&self.service.protocol), Arc::clone(&self.way));
             let deadline = self.service.limits.login;
-            tokio::spawn(async move {
+            self.interrupts.spawn(async move {
                 match timeout(deadline, protocol.interrupt(way, packet)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(fault)) => tracing::warn!(%fault, "interrupt failed"),
@@ -222,6 +275,9 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
     }
 
     fn poll_progress(&mut self, cx: &mut Context<'_>, stall: Pin<&mut Sleep>) -> Poll<Progress> {
+        if let Poll::Ready(Some(_)) = self.interrupts.poll_join_next(cx) {
+            return Poll::Ready(Progress::Interrupted);
+        }
         let mut moved = false;
         let mut done = |poll: Poll<io::Result<()>>| match poll {
             Poll::Ready(Ok(())) => {
@@ -240,32 +296,44 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
         if self.client.output.len() < self.service.limits.backlog && done(self.target.poll_fill(cx)) {
             return Poll::Ready(Progress::TargetGone);
         }
-        if self.hungry && done(self.client.poll_fill(cx)) {
-            return Poll::Ready(Progress::ClientGone);
+        if self.hungry {
+            let filled = self.client.poll_fill(cx);
+            if filled.is_ready() {
+                self.half_since = None;
+            }
+            if done(filled) {
+                return Poll::Ready(Progress::ClientGone);
+            }
         }
         if self.client.eof {
             return Poll::Ready(Progress::ClientGone);
         }
-        if self.target.eof && self.target.input.is_empty() {
+        // What the conversation left lying is half a message whose other half never comes.
+        if self.target.eof && self.answered {
             return Poll::Ready(Progress::TargetGone);
         }
         if moved {
-            self.moved_at = Instant::now();
             return Poll::Ready(Progress::Moved);
         }
         self.poll_stall(cx, stall)
     }
 
     /// The timer is not moved with every byte: it fires, looks when something last moved, and is set anew.
-    fn poll_stall(&self, cx: &mut Context<'_>, mut stall: Pin<&mut Sleep>) -> Poll<Progress> {
+    /// Each debt has a clock of its own: what moves elsewhere pays none.
+    fn poll_stall(&mut self, cx: &mut Context<'_>, mut stall: Pin<&mut Sleep>) -> Poll<Progress> {
         let deadline = self.service.limits.stall;
-        let owing = self.half || self.client.owes() || self.target.owes();
+        let client = self.half_since.into_iter().chain(self.client.stuck_since()).min();
+        let target = self.target.stuck_since();
         while stall.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
-            if owing && now.duration_since(self.moved_at) >= deadline {
-                return Poll::Ready(Progress::Stalled);
+            let due = |since: Option<Instant>| since.is_some_and(|since| since + deadline <= now);
+            if due(client) {
+                return Poll::Ready(Progress::ClientStalled);
             }
-            let from = if owing { self.moved_at } else { now };
+            if due(target) {
+                return Poll::Ready(Progress::TargetStalled);
+            }
+            let from = client.into_iter().chain(target).min().unwrap_or(now);
             stall.as_mut().reset(from + deadline);
         }
         Poll::Pending
@@ -274,6 +342,7 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
     /// Last words to both sides. Outcomes of what still runs are waited for, for a while.
     async fn part(&mut self, left: Left) -> String {
         let deadline = self.service.limits.parting;
+        let mut ended = false;
         let reason = match left {
             Left::Client => {
                 if !self.conversation.idle() {
@@ -282,6 +351,7 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
                 "the client left".to_owned()
             }
             Left::Ended(ending) => {
+                ended = true;
                 self.conversation.farewell(&ending, &mut self.client.output);
                 ending.to_string()
             }
@@ -291,27 +361,26 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
         }
         let (client, target) = (&mut self.client, &mut self.target);
         // Both are closing: a peer that does not take its last bytes loses them.
-        let _parted = timeout(deadline, async { tokio::join!(client.finish(), target.finish()) }).await;
+        let client = async { if ended { client.hang_up().await } else { client.finish().await } };
+        let _parted = timeout(deadline, async { tokio::join!(client, target.finish()) }).await;
         reason
     }
 
     async fn await_outcomes(&mut self) {
-        while !self.conversation.idle() && !self.target.eof {
+        loop {
+            self.client.output.clear();
+            // First what lies there: it may hold the outcome, and then nothing more comes.
+            if self.answer().is_err() || self.conversation.idle() || self.target.eof {
+                return;
+            }
+            let constant = self.conversation.hasten();
+            self.target.output.extend_from_slice(constant);
             let target = &mut self.target;
             let read = poll_fn(|cx| match target.poll_drain(cx) {
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
                 Poll::Ready(Ok(())) | Poll::Pending => target.poll_fill(cx),
             });
             if pin!(read).await.is_err() {
-                return;
-            }
-            self.client.output.clear();
-            let answered =
-                self.conversation.answer(&mut self.target.input, &mut self.client.output, &mut self.outcomes);
-            for outcome in self.outcomes.drain(..) {
-                self.gate.settle(&outcome);
-            }
-            if answered.is_err() {
                 return;
             }
         }
