@@ -1,0 +1,25 @@
+//! The protocol contract: what serving promises of every protocol, shown with a toy one over in-memory pipes.
+//!
+//! Owns the claims, one test each, sorted by what they speak of. Touches memory only. Invariant: no test
+//! sleeps in real time; deadlines pass in paused time, so a claim about one is exact.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "a failing test should stop where it fails; support is shared by modules of a test only"
+)]
+
+mod certificates;
+mod commands;
+mod deadlines;
+mod endings;
+mod feed;
+mod memory;
+mod opening;
+#[path = "../support/mod.rs"]
+mod support;
+mod world;
