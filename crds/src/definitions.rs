@@ -28,7 +28,8 @@ fn finished(mut definition: CustomResourceDefinition) -> CustomResourceDefinitio
     definition
 }
 
-/// `Option` derives as `nullable: true`, which would keep an explicit null; without it the server drops nulls.
+/// `Option` derives as `nullable: true`, which would keep an explicit null; without it the server takes the default or
+/// refuses.
 /// Rust's widths (`uint16`) are not formats that the server knows: the range says the same.
 fn finish(schema: &mut JSONSchemaProps) {
     schema.nullable = None;

@@ -102,6 +102,27 @@ impl Stage {
         api.patch(&object.name_any(), &PatchParams::apply("a-person").force(), &Patch::Apply(&value)).await
     }
 
+    /// Makes an object as a person does; what kubectl says when it is refused.
+    pub fn kubectl_create(&self, yaml: &str) -> Result<(), String> {
+        self.kubectl(&["create", "-f", "-"], yaml)
+    }
+
+    /// Asks the API server whether it would take an object.
+    pub fn would_create(&self, yaml: &str) -> Result<(), String> {
+        self.kubectl(&["create", "--dry-run=server", "-f", "-"], yaml)
+    }
+
+    fn kubectl(&self, arguments: &[&str], yaml: &str) -> Result<(), String> {
+        use std::io::Write;
+        let mut kubectl = self.plane.kubectl();
+        kubectl.args(arguments);
+        let pipe = std::process::Stdio::piped;
+        let mut running = kubectl.stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn().unwrap();
+        running.stdin.take().unwrap().write_all(yaml.as_bytes()).unwrap();
+        let output = running.wait_with_output().unwrap();
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8(output.stderr).unwrap()) }
+    }
+
     /// Applies every document of a text.
     pub async fn apply_all(&self, documents: &[&str]) {
         for document in documents {

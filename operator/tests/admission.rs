@@ -1,0 +1,226 @@
+//! What the API server itself refuses: every rule of the three schemas, one object that passes and one that does not.
+//!
+//! Touches a real API server, with the definitions of `config/crd`. Invariant: a refusal says what and why.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod support;
+
+use support::{OURS, Stage};
+
+/// A change of the base object, and what the refusal says; nothing where it passes.
+type Case = (&'static str, &'static str, Option<&'static str>);
+
+fn judge(stage: &Stage, base: &str, cases: &[Case]) {
+    let mut wrong = Vec::new();
+    stage.would_create(base).unwrap_or_else(|error| panic!("the base itself was refused: {error}"));
+    for (from, to, refusal) in cases {
+        assert!(base.contains(from), "{from:?} is not in the base");
+        let document = base.replacen(from, to, 1);
+        match (stage.would_create(&document), refusal) {
+            (Ok(_), None) => {}
+            (Ok(_), Some(_)) => wrong.push(format!("let through: {to}")),
+            (Err(error), None) => wrong.push(format!("refused: {to}: {error}")),
+            (Err(error), Some(why)) if error.contains(why) => {}
+            (Err(error), Some(why)) => wrong.push(format!("{to}: not told {why:?} but {error}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+const LONG: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+const IDENTITY: &str = "
+apiVersion: sallyport.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: bot, namespace: ci}
+spec: {groups: [one], revokeBefore: 2026-01-01T00:00:00Z, certificate: {duration: 2h, renewBefore: 20m, secretName: bot-tls}}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_identity_is_judged_by_its_schema() {
+    let stage = Stage::new().await;
+    let cases: &[Case] = &[
+        ("name: bot,", "name: a.b-c,", None),
+        ("name: bot,", &*Box::leak(format!("name: {LONG},").into_boxed_str()), Some("at most 63 characters")),
+        ("groups: [one]", "groups: [one, two]", None),
+        ("groups: [one]", "groups: [one, one]", Some("Duplicate value")),
+        ("groups: [one]", "groups: [Not_A_Group]", Some("spec.groups[0]")),
+        ("revokeBefore: 2026-01-01T00:00:00Z", "revokeBefore: 2026-11-23T16:00:00Z", None),
+        ("revokeBefore: 2026-01-01T00:00:00Z", "revokeBefore: yesterday", Some("spec.revokeBefore")),
+        ("duration: 2h", "duration: 5m, x: 1", Some("unknown field")),
+        ("duration: 2h, renewBefore: 20m", "duration: 5m", None),
+        ("duration: 2h, renewBefore: 20m", "duration: 24h", None),
+        ("duration: 2h, renewBefore: 20m", "duration: 4m", Some("duration must be from 5m to 24h")),
+        ("duration: 2h, renewBefore: 20m", "duration: 24h1s", Some("duration must be from 5m to 24h")),
+        ("duration: 2h, renewBefore: 20m", "duration: soon", Some("spec.certificate.duration")),
+        ("renewBefore: 20m", "renewBefore: 119m", None),
+        ("renewBefore: 20m", "renewBefore: 2h", Some("must leave at least 1m")),
+        ("renewBefore: 20m", "renewBefore: 29s", Some("renewBefore must be at least 30s")),
+        ("secretName: bot-tls", "secretName: Bot", Some("spec.certificate.secretName")),
+    ];
+    judge(&stage, IDENTITY, cases);
+    // Defaults are what the code takes them to be.
+    stage.kubectl_create("{apiVersion: sallyport.dev/v1alpha1, kind: AgentIdentity, metadata: {name: plain, namespace: ci}, spec: {}}").unwrap();
+    let plain = stage.get(OURS, "AgentIdentity", "ci", "plain").await.unwrap();
+    assert_eq!(plain["spec"], serde_json::json!({"suspend": false, "certificate": {"duration": "1h"}}));
+}
+
+const TARGET: &str = "
+apiVersion: sallyport.dev/v1alpha1
+kind: ProtectedTarget
+metadata: {name: orders-db, namespace: prod}
+spec:
+  postgres: {host: postgres.db.svc, port: 5432, searchPath: [public]}
+  tls: {mode: VerifyFull, serverName: pg.internal, caBundleRef: {kind: Secret, name: ca}}
+  credentials: [{name: default, secretRef: {name: creds}}]
+  proxy: {replicas: 2, port: 5432, serviceType: ClusterIP, resources: {requests: {cpu: 1}}}
+  recording: {level: Commands, store: {emptyDir: {sizeLimit: 1Gi}}}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_protected_target_is_judged_by_its_schema() {
+    let stage = Stage::new().await;
+    let tls = "mode: VerifyFull, serverName: pg.internal, caBundleRef: {kind: Secret, name: ca}";
+    let cases: &[Case] = &[
+        ("name: orders-db,", "name: 1db,", Some("becomes a Service")),
+        ("name: orders-db,", "name: a.b,", Some("becomes a Service")),
+        ("name: orders-db,", &*Box::leak(format!("name: {LONG},").into_boxed_str()), Some("becomes a Service")),
+        ("  postgres: {host: postgres.db.svc, port: 5432, searchPath: [public]}\n", "", Some("spec.postgres")),
+        ("host: postgres.db.svc", "host: 10.1.2.3", None),
+        ("host: postgres.db.svc", "host: '::1'", None),
+        ("host: postgres.db.svc", "host: /var/run/postgresql", Some("host must be a DNS name or an IP address")),
+        ("host: postgres.db.svc", "host: 'db:5432'", Some("host must be a DNS name or an IP address")),
+        ("port: 5432, searchPath", "port: 0, searchPath", Some("spec.postgres.port")),
+        ("port: 5432, searchPath", "port: 65536, searchPath", Some("spec.postgres.port")),
+        ("searchPath: [public]", "searchPath: ['$user', public]", Some("$user is not supported")),
+        ("searchPath: [public]", "searchPath: []", Some("spec.postgres.searchPath")),
+        ("mode: VerifyFull, ", "", Some("spec.tls.mode")),
+        (tls, "mode: Prefer", Some("Unsupported value")),
+        (tls, "mode: Disable", None),
+        (
+            tls,
+            "mode: Disable, caBundleRef: {kind: Secret, name: ca}",
+            Some("caBundleRef has no meaning with mode Disable"),
+        ),
+        (tls, "mode: VerifyCa, caBundleRef: {kind: ConfigMap, name: ca, key: root.pem}", None),
+        (tls, "mode: VerifyCa, serverName: a", Some("serverName is verified with mode VerifyFull alone")),
+        ("serverName: pg.internal", "serverName: 'a b'", Some("serverName must be a DNS name or an IP address")),
+        ("kind: Secret, name: ca", "kind: File, name: ca", Some("Unsupported value")),
+        ("[{name: default, secretRef: {name: creds}}]", "[]", Some("spec.credentials")),
+        (
+            "[{name: default, secretRef: {name: creds}}]",
+            "[{name: a, secretRef: {name: c}}, {name: b, secretRef: {name: c}}]",
+            None,
+        ),
+        (
+            "[{name: default, secretRef: {name: creds}}]",
+            "[{name: a, secretRef: {name: c}}, {name: a, secretRef: {name: d}}]",
+            Some("uplicate"),
+        ),
+        ("name: default, secretRef", "name: a/b, secretRef", Some("spec.credentials[0].name")),
+        ("replicas: 2", "replicas: 0", Some("spec.proxy.replicas")),
+        ("serviceType: ClusterIP", "serviceType: ExternalName", Some("Unsupported value")),
+        ("cpu: 1", "cpu: 500m", None),
+        ("cpu: 1", "cpu: many", Some("spec.proxy.resources.requests")),
+        ("level: Commands", "level: None", None),
+        ("level: Commands", "level: Some", Some("Unsupported value")),
+        ("emptyDir: {sizeLimit: 1Gi}", "persistentVolumeClaim: {claimName: records}", None),
+        (
+            "emptyDir: {sizeLimit: 1Gi}",
+            "emptyDir: {}, persistentVolumeClaim: {claimName: records}",
+            Some("set exactly one"),
+        ),
+        ("store: {emptyDir: {sizeLimit: 1Gi}}", "store: {}", Some("set exactly one")),
+        ("sizeLimit: 1Gi", "sizeLimit: big", Some("sizeLimit")),
+    ];
+    judge(&stage, TARGET, cases);
+    stage.kubectl_create("{apiVersion: sallyport.dev/v1alpha1, kind: ProtectedTarget, metadata: {name: plain, namespace: prod}, spec: {postgres: {host: db}, tls: {mode: VerifyFull}, credentials: [{name: default, secretRef: {name: c}}]}}").unwrap();
+    let plain = stage.get(OURS, "ProtectedTarget", "prod", "plain").await.unwrap();
+    let spec = &plain["spec"];
+    assert_eq!(
+        spec["postgres"],
+        serde_json::json!({"host": "db", "port": 5432, "searchPath": ["pg_catalog", "public", "pg_temp"]})
+    );
+    assert_eq!(spec["proxy"], serde_json::json!({"replicas": 2, "port": 5432, "serviceType": "ClusterIP"}));
+    assert_eq!(
+        spec["recording"],
+        serde_json::json!({"level": "Commands", "store": {"emptyDir": {"sizeLimit": "1Gi"}}})
+    );
+}
+
+const POLICY: &str = r#"
+apiVersion: sallyport.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: p, namespace: prod}
+spec:
+  targetRefs: [{name: orders-db}]
+  subjects: [{agent: {namespace: ci, name: bot}}]
+  as: [default]
+  rules:
+  - {name: one, action: Allow, message: hello, postgres: {statements: [Select], tables: [public.orders]}}
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_access_policy_is_judged_by_its_schema() {
+    let stage = Stage::new().await;
+    let subjects = "[{agent: {namespace: ci, name: bot}}]";
+    let cases: &[Case] = &[
+        ("[{name: orders-db}]", "[]", Some("spec.targetRefs")),
+        ("[{name: orders-db}]", "[{name: a}, {name: b}]", None),
+        ("[{name: orders-db}]", "[{name: a}, {name: a}]", Some("uplicate")),
+        (subjects, "[{group: {name: migrations}}]", None),
+        (subjects, "[{agent: {name: a}, group: {name: g}}]", Some("set exactly one")),
+        (subjects, "[{}]", Some("set exactly one")),
+        (subjects, "[]", Some("spec.subjects")),
+        (subjects, "[{group: {namespace: '*', name: g}}]", Some("spec.subjects[0].group.namespace")),
+        ("as: [default]", "as: []", Some("spec.as")),
+        ("as: [default]", "as: [a, b]", None),
+        ("name: one", "name: 'builtin:catalog'", Some("operator's own")),
+        ("name: one", "name: One", Some("lower case letters")),
+        ("action: Allow", "action: Ask", Some("Unsupported value")),
+        ("message: hello", "message: \"two\\nlines\"", Some("one line without control characters")),
+        ("statements: [Select], tables: [public.orders]", "functions: [public.refund]", None),
+        ("postgres: {statements: [Select], tables: [public.orders]}", "postgres: {}", None),
+        (", postgres: {statements: [Select], tables: [public.orders]}", "", Some("spec.rules[0].postgres")),
+        ("statements: [Select]", "statements: [SELECT]", Some("Unsupported value")),
+        ("statements: [Select]", "statements: []", Some("spec.rules[0].postgres.statements")),
+        ("public.orders", "orders", Some("a table is written schema.name")),
+        ("public.orders", "public.ord*", Some("a table is written schema.name")),
+        ("public.orders", "a.b.c", Some("a table is written schema.name")),
+        ("public.orders", "'public. orders'", Some("a table is written schema.name")),
+        ("public.orders", "'*.*'", None),
+        ("public.orders", r#"'public."we.ird ""one"""'"#, None),
+        ("tables: [public.orders]", "functions: [refund]", Some("a function is written schema.name")),
+        ("statements: [Select]", "statements: [Update, Delete], where: Absent", None),
+        ("statements: [Select]", "statements: [Update], where: Present", None),
+        (
+            "statements: [Select]",
+            "statements: [Select, Update], where: Absent",
+            Some("where speaks of Update and Delete alone"),
+        ),
+        ("statements: [Select]", "where: Absent", Some("where speaks of Update and Delete alone")),
+        ("statements: [Select]", "statements: [Update], where: Maybe", Some("Unsupported value")),
+    ];
+    judge(&stage, POLICY, cases);
+    let twice = POLICY.to_owned() + "  - {name: one, action: Deny, postgres: {}}\n";
+    assert!(stage.would_create(&twice).unwrap_err().contains("uplicate"));
+    let statements =
+        sallyport_crds::Statement::ALL.iter().map(|statement| statement.verb()).collect::<Vec<_>>().join(", ");
+    stage.would_create(&POLICY.replace("statements: [Select]", &format!("statements: [{statements}]"))).unwrap();
+    let many: String = (0..128).map(|n| format!("  - {{name: r{n}, action: Deny, postgres: {{}}}}\n")).collect();
+    let head = POLICY.split("  - {name: one").next().unwrap();
+    stage.would_create(&format!("{head}{many}")).unwrap();
+    let over = stage.would_create(&format!("{head}{many}  - {{name: more, action: Deny, postgres: {{}}}}\n"));
+    assert!(over.unwrap_err().contains("128"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_samples_are_accepted() {
+    let stage = Stage::new().await;
+    let samples = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/samples");
+    let applied = stage.plane.kubectl().args(["apply", "-n", "prod", "-k", samples]).output().unwrap();
+    assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    let listed = stage.plane.kubectl().args(["get", "sallyport", "-n", "prod", "-o", "name"]).output().unwrap();
+    assert_eq!(String::from_utf8(listed.stdout).unwrap().lines().count(), 3, "the category shows all three");
+}
