@@ -20,16 +20,17 @@ pub async fn connect(guarded: &Guarded) -> Result<(tokio_postgres::Client, JoinH
 
 /// Opens a session with another certificate.
 pub async fn connect_as(guarded: &Guarded, files: &LeafFiles) -> Result<(tokio_postgres::Client, JoinHandle<String>)> {
-    connect_to(guarded.port(), &guarded.pki.ca_pem(), files).await
+    connect_to("localhost", guarded.port(), &guarded.pki.ca_pem(), files).await
 }
 
-/// Opens a session through the proxy on that loopback port, whose certificate that authority vouches for.
+/// Opens a session through the proxy on that loopback port, which must prove that it is `host`.
 pub async fn connect_to(
+    host: &str,
     port: u16,
     ca_pem: &str,
     files: &LeafFiles,
 ) -> Result<(tokio_postgres::Client, JoinHandle<String>)> {
-    let config = format!("host=localhost hostaddr=127.0.0.1 port={port} dbname=postgres user=default");
+    let config = format!("host={host} hostaddr=127.0.0.1 port={port} dbname=postgres user=default");
     let (client, connection) = tokio_postgres::connect(&config, Tls(client_config(ca_pem, files)?)).await?;
     let ended = tokio::spawn(async move {
         match connection.await {
