@@ -117,6 +117,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "this test is about files")]
     fn the_committed_definitions_are_the_generated_ones() {
         for definition in definitions() {
             let name = format!("{}.yaml", definition.spec.names.plural);

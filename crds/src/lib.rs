@@ -13,6 +13,7 @@
         reason = "a failing test should stop where it fails"
     )
 )]
+#![allow(clippy::duplicated_attributes, reason = "printer columns share the words of their types")]
 #![allow(unreachable_pub, reason = "the schema derive writes a second, private struct for each public one")]
 
 mod access_policy;

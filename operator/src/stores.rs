@@ -174,9 +174,9 @@ where
     }
 }
 
-fn wake_owner<K: Resource<DynamicType = ()>>(bell: &Bell, object: &K, _: &Store<K>)
+fn wake_owner<K>(bell: &Bell, object: &K, _: &Store<K>)
 where
-    K: Lookup<DynamicType = ()> + Clone + 'static,
+    K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + 'static,
 {
     let namespace = object.meta().namespace.clone().unwrap_or_default();
     for owner in object.meta().owner_references.iter().flatten() {

@@ -128,7 +128,7 @@ async fn write_children(context: &Context, plan: &TargetPlan) -> Result<Vec<Stri
             Child::RoleBinding(it) => ("RoleBinding", apply::apply(client, &stores.role_bindings, it).await?),
             Child::ConfigMap(it) => ("ConfigMap", apply::apply(client, &stores.config_maps, it).await?),
             Child::Deployment(it) => ("Deployment", apply::apply(client, &stores.deployments, it.as_ref()).await?),
-            Child::Service(it) => ("Service", apply::apply(client, &stores.services, it).await?),
+            Child::Service(it) => ("Service", apply::apply(client, &stores.services, it.as_ref()).await?),
             Child::PodDisruptionBudget(it) => ("PodDisruptionBudget", apply::apply(client, &stores.budgets, it).await?),
             Child::NetworkPolicy(it) => ("NetworkPolicy", apply::apply(client, &stores.network_policies, it).await?),
         };

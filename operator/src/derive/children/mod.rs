@@ -37,7 +37,7 @@ pub enum Child {
     RoleBinding(RoleBinding),
     ConfigMap(ConfigMap),
     Deployment(Box<Deployment>),
-    Service(Service),
+    Service(Box<Service>),
     PodDisruptionBudget(PodDisruptionBudget),
     NetworkPolicy(NetworkPolicy),
 }

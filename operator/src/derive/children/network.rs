@@ -19,7 +19,7 @@ use super::Child;
 #[must_use]
 pub fn frontage(target: &ProtectedTarget) -> Vec<Child> {
     vec![
-        Child::Service(service(target)),
+        Child::Service(Box::new(service(target))),
         Child::PodDisruptionBudget(budget(target)),
         Child::NetworkPolicy(policy(target)),
     ]
