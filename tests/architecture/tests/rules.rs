@@ -19,6 +19,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("sallyport-harness", &[]),
     ("sallyport-architecture", &[]),
     ("sallyport-conformance", &["sallyport-harness", "sallyport-policy"]),
+    ("sallyport-e2e", &["sallyport-crds", "sallyport-harness"]),
     ("sallyport-bench", &["sallyport-conformance", "sallyport-harness", "sallyport-policy"]),
 ];
 
