@@ -27,10 +27,10 @@ pub(super) enum Truth {
 #[derive(Debug, Default)]
 pub(super) struct Columns {
     seen: usize,
-    /// How many subqueries deep the walk is. Columns in there count only when they are the target's.
+    /// How many subqueries deep the walk is. A column without a qualifier counts as the target's only outside them.
     pub(super) sublinks: usize,
-    /// What the tables of the write are called.
-    pub(super) targets: Vec<String>,
+    /// What the table that is written is called.
+    pub(super) target: Option<String>,
 }
 
 impl Truth {
@@ -77,9 +77,8 @@ impl Columns {
     /// A column was met.
     pub(super) fn note(&mut self, fields: &[pb::Node]) {
         let counts = match fields {
-            [qualifier, _, ..] if self.sublinks > 0 => {
-                text(qualifier).is_some_and(|name| self.targets.iter().any(|target| target == name))
-            }
+            // A condition on a joined table alone holds for every row of the target or for none.
+            [.., qualifier, _] => text(qualifier).is_some_and(|name| self.target.as_deref() == Some(name)),
             _ => self.sublinks == 0,
         };
         self.seen += usize::from(counts);
@@ -119,10 +118,11 @@ impl Walker<'_> {
     }
 }
 
+/// However much of its name each side spells out.
 fn compares_with_itself(expression: &pb::AExpr) -> bool {
     match (expression.lexpr.as_deref(), expression.rexpr.as_deref()) {
         (Some(pb::Node { node: Some(N::ColumnRef(left)) }), Some(pb::Node { node: Some(N::ColumnRef(right)) })) => {
-            left.fields.iter().map(text).eq(right.fields.iter().map(text))
+            left.fields.iter().rev().zip(right.fields.iter().rev()).all(|(left, right)| text(left) == text(right))
         }
         _ => false,
     }

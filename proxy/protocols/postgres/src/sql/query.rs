@@ -100,14 +100,9 @@ impl Walker<'_> {
         }
     }
 
-    fn targets(&mut self, relation: Option<&pb::RangeVar>, others: &[pb::Node]) {
+    fn target(&mut self, relation: Option<&pb::RangeVar>) {
         self.predicate = Columns::default();
-        self.predicate.targets.extend(relation.map(called));
-        for other in others {
-            if let Some(N::RangeVar(relation)) = &other.node {
-                self.predicate.targets.push(called(relation));
-            }
-        }
+        self.predicate.target = relation.map(called);
     }
 }
 
@@ -275,7 +270,7 @@ impl Visit for pb::UpdateStmt {
     fn visit(&self, walker: &mut Walker<'_>) {
         let Self { relation, target_list, where_clause, from_clause, returning_clause, with_clause } = self;
         walker.write("Update", with_clause.as_ref(), |walker| {
-            walker.targets(relation.as_ref(), from_clause);
+            walker.target(relation.as_ref());
             let bound = walker.condition(where_clause.as_deref()).unbounded();
             match relation {
                 Some(relation) => walker.existing_bounded("Update", relation, bound),
@@ -292,7 +287,7 @@ impl Visit for pb::DeleteStmt {
     fn visit(&self, walker: &mut Walker<'_>) {
         let Self { relation, using_clause, where_clause, returning_clause, with_clause } = self;
         walker.write("Delete", with_clause.as_ref(), |walker| {
-            walker.targets(relation.as_ref(), using_clause);
+            walker.target(relation.as_ref());
             let bound = walker.condition(where_clause.as_deref()).unbounded();
             match relation {
                 Some(relation) => walker.existing_bounded("Delete", relation, bound),
@@ -312,8 +307,7 @@ impl Visit for pb::MergeStmt {
             let Some(target) = relation else { return walker.unknown("Merge") };
             walker.existing("Merge", target, Usage::Write);
             source_relation.visit(walker);
-            let sources = source_relation.as_deref().map(std::slice::from_ref).unwrap_or_default();
-            walker.targets(Some(target), sources);
+            walker.target(Some(target));
             let joined = walker.condition(join_condition.as_deref());
             for clause in merge_when_clauses {
                 match &clause.node {
