@@ -198,11 +198,12 @@ pub async fn termination() {
     }
 }
 
-/// Sends logs to standard error: text to a terminal, JSON to anything else.
+/// Sends logs to standard output: text to a terminal, JSON to anything else. Not to standard error, which the SQL
+/// parser turns aside while it runs: lines written there in that time would be lost.
 pub fn start_logging(config: &Config) {
     let filter = tracing_subscriber::EnvFilter::new(&config.log);
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stdout);
+    if std::io::stdout().is_terminal() {
         logs.init();
     } else {
         logs.json().init();
