@@ -34,6 +34,8 @@ use crate::{refuse, sql};
 const MOST_IN_FLIGHT: usize = 4096;
 /// Asks the server for the answers it holds back; sent along when the queue becomes full.
 const FLUSH: &[u8] = b"H\0\0\0\x04";
+/// Makes a COPY fail that waits for data.
+const COPY_FAIL: &[u8] = b"f\0\0\0\x15the session ends\0";
 
 /// The translator of one session.
 #[derive(Debug)]
@@ -49,6 +51,8 @@ pub struct Conversation {
     serial: u64,
     /// Counts Syncs and Queries.
     segment: u64,
+    /// The server was asked for answers it may hold back, because the session is to end.
+    hastened: bool,
     /// Whether messages of the extended protocol went upstream since the last Sync: then work of theirs may
     /// be waiting for it to be committed.
     segment_open: bool,
@@ -147,6 +151,7 @@ impl Conversation {
             queue: VecDeque::new(),
             serial: 0,
             segment: 0,
+            hastened: false,
             segment_open: false,
             status: Status::Idle,
             skip: Skip::No,
@@ -246,6 +251,19 @@ impl protocol::Conversation for Conversation {
         outcomes: &mut Vec<Outcome>,
     ) -> Result<(), Fault> {
         self.pass(input, client, outcomes)
+    }
+
+    /// A Flush, not a Sync: a Sync would commit what the client never concluded. A COPY that waits for data is
+    /// made to fail, for the client's will come no more.
+    fn hasten(&mut self) -> &'static [u8] {
+        if self.copying > 0 {
+            // In the middle of a message anything we say would be taken for data.
+            return &[];
+        }
+        if std::mem::take(&mut self.copy_in) {
+            return COPY_FAIL;
+        }
+        if std::mem::replace(&mut self.hastened, true) { &[] } else { FLUSH }
     }
 
     fn idle(&self) -> bool {
