@@ -582,3 +582,23 @@ fn names_are_forgotten_with_all_of_them_unless_a_new_one_is_on_its_way() {
     rig.send(&[bind("", "t", &[], 0), execute(""), sync()]);
     assert!(rig.ran.last().unwrap().contains("prepare t"));
 }
+
+#[test]
+fn a_session_that_must_end_asks_for_what_is_held_back_and_gives_up_its_copy() {
+    let mut rig = Rig::new();
+    rig.send(&[parse("", "select 1"), bind("", "", &[], 0), execute("")]);
+    assert_eq!(rig.session.hasten(), FLUSH);
+    assert!(rig.session.hasten().is_empty(), "once is enough");
+    let mut rig = Rig::new();
+    rig.send(&[query("copy t from stdin")]);
+    rig.serve(&[one(b'G', &[0, 0, 0])]);
+    let message = copy_data(b"12345");
+    rig.send(&[message[..7].to_vec()]);
+    assert!(rig.session.hasten().is_empty(), "never into a message");
+    rig.send(&[message[7..].to_vec()]);
+    assert_eq!(rig.session.hasten(), COPY_FAIL);
+    assert_eq!(crate::codec::frontend::frame(COPY_FAIL).unwrap().unwrap().total, COPY_FAIL.len());
+    rig.serve(&[error("57014"), ready(b'I')]);
+    assert!(rig.session.idle());
+    assert_eq!(rig.outcomes(), [(1, Some("57014".into()), None)]);
+}

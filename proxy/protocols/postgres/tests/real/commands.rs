@@ -249,3 +249,14 @@ async fn sql_prepare_and_cursors_are_judged_by_what_they_stand_for() {
     raw.send(&[bind("", "s"), execute("", 0), sync()]).await;
     assert_eq!(raw.until_ready(1).await, "2 D C ZI");
 }
+
+#[tokio::test]
+async fn suspending_an_agent_ends_its_copy_and_nothing_of_it_stays() {
+    let stage = Stage::new().await;
+    let mut raw = Raw(stage.tls().await).log_in().await;
+    raw.send(&[query("copy orders from stdin"), message(b'd', &[b"80\thalf\n"])]).await;
+    assert_eq!(raw.message().await.unwrap().0, b'G');
+    stage.member(Member { namespace: "ci".into(), name: "bot".into(), suspended: true, ..Member::default() });
+    assert_eq!(raw.until_ready(2).await, "E57014 ZI E28000 end");
+    assert_eq!(stage.truth("select count(*) from orders where id = 80").await, "0");
+}
