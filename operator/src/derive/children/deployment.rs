@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
-    HTTPGetAction, KeyToPath, ObjectFieldSelector, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec,
-    PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
-    TopologySpreadConstraint, Volume, VolumeMount,
+    HTTPGetAction, KeyToPath, Lifecycle, LifecycleHandler, ObjectFieldSelector, PersistentVolumeClaimVolumeSource,
+    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource,
+    SecurityContext, SleepAction, TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -26,6 +26,11 @@ use super::{Child, arguments};
 const NON_ROOT: i64 = 65532;
 /// Group and owner may read, nobody else.
 const READABLE: i32 = 0o440;
+/// Seconds for which a replica that is going away still takes connections: no node's rules for the Service know
+/// sooner that it is.
+const LINGER: i64 = 5;
+/// Seconds it then has for the sessions that are open. The proxy itself gives up a little earlier.
+const DRAIN: i64 = 30;
 
 /// The Deployment, unless the CA bundle that it must verify with is neither there nor mounted already.
 #[must_use]
@@ -44,7 +49,7 @@ pub fn deployment(
             service_account_name: Some(names::fleet(&name)),
             security_context: Some(pod_security()),
             enable_service_links: Some(false),
-            termination_grace_period_seconds: Some(30),
+            termination_grace_period_seconds: Some(LINGER + DRAIN),
             topology_spread_constraints: Some(
                 ["kubernetes.io/hostname", "topology.kubernetes.io/zone"].map(|key| spread(&name, key)).into(),
             ),
@@ -149,6 +154,7 @@ fn container(target: &ProtectedTarget, settings: &Settings, mounts: Vec<VolumeMo
             ..EnvVar::default()
         }]),
         ports: Some(vec![port("proxy", arguments::PROXY_PORT), port("admin", arguments::ADMIN_PORT)]),
+        lifecycle: Some(linger()),
         readiness_probe: Some(probe("/readyz", 2, 1)),
         liveness_probe: Some(probe("/healthz", 10, 6)),
         resources: Some(resources(target.spec.proxy.resources.as_ref())),
@@ -207,6 +213,11 @@ fn resources(asked: Option<&Resources>) -> ResourceRequirements {
             ResourceRequirements { requests, limits, ..ResourceRequirements::default() }
         }
     }
+}
+
+fn linger() -> Lifecycle {
+    let handler = LifecycleHandler { sleep: Some(SleepAction { seconds: LINGER }), ..LifecycleHandler::default() };
+    Lifecycle { pre_stop: Some(handler), ..Lifecycle::default() }
 }
 
 fn probe(path: &str, period: i32, failures: i32) -> Probe {
