@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::psql::{Agent, PLAIN, Session, certificate};
 use crate::stage::{DATABASE, Stage, stage, text};
-use crate::wait::{holds, watched};
+use crate::wait::{eventually, holds, watched};
 
 /// The rules of the README: reading, and bounded writes to orders.
 pub const POLICY: &str = r#"[
@@ -144,7 +144,19 @@ impl Scene {
         let ready = |object: Option<&Value>| holds(object, "Ready");
         self.until::<AgentIdentity>(&self.ci, "bot", "Ready", ready).await?;
         self.until::<ProtectedTarget>(&self.shop, "orders-db", "Ready", ready).await?;
-        self.programmed().await
+        self.programmed().await?;
+        self.reachable().await
+    }
+
+    /// Waits until the node's rules know the fleet's Service: a moment after its first replica is ready.
+    async fn reachable(&self) -> Result<()> {
+        let (host, port) = self.endpoint()?;
+        eventually("a connection by the Service's name", || async {
+            let script = format!("exec 3<>/dev/tcp/{host}/{port}");
+            let output = self.stage.cluster.command("bash")?.args(["-c", &script]).output()?;
+            Ok(output.status.success().then_some(()))
+        })
+        .await
     }
 
     /// Waits until every replica runs the policy as it is now.
@@ -187,10 +199,15 @@ impl Scene {
 
     /// Host, port and database as libpq spells them, from what the target's status tells.
     pub fn door(&self) -> Result<String> {
+        let (host, port) = self.endpoint()?;
+        Ok(format!("host={host} port={port} dbname={}", self.workload.database))
+    }
+
+    fn endpoint(&self) -> Result<(String, u16)> {
         let target = self.get(&self.shop, "protectedtarget/orders-db")?;
         let endpoint = target.pointer("/status/endpoint").and_then(Value::as_str).unwrap_or_default();
         let (host, port) = endpoint.rsplit_once(':').context("the target's status has no endpoint")?;
-        Ok(format!("host={host} port={port} dbname={}", self.workload.database))
+        Ok((host.to_owned(), port.parse()?))
     }
 
     /// Starts the agent's pod, with the identity's Secret mounted and nothing else.

@@ -51,7 +51,7 @@ async fn a_rolling_restart_lets_running_commands_finish_and_refuses_no_new_conne
     let long: Vec<_> = (0..4)
         .map(|_| {
             let agent = agent.clone();
-            std::thread::spawn(move || agent.psql("select pg_sleep(8), count(*) from orders").unwrap())
+            std::thread::spawn(move || agent.psql("select pg_sleep(15), count(*) from orders").unwrap())
         })
         .collect();
     eventually("four commands under way", || async { Ok((scene.upstream_sessions().await? >= 4).then_some(())) })
