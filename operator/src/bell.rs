@@ -109,13 +109,18 @@ impl Bell {
     }
 
     pub(crate) fn target_changed(&self, target: &ProtectedTarget, _: &Store<ProtectedTarget>) {
-        let (namespace, name) = (target.namespace().unwrap_or_default(), target.name_any());
-        self.target(&namespace, &name);
-        self.wake_policies(|policy| {
-            policy.namespace().as_deref() == Some(namespace.as_str())
-                && policy.spec.target_refs.iter().any(|named| named.name == name)
-        });
+        self.fleet_changed(&target.namespace().unwrap_or_default(), &target.name_any());
         self.fleets();
+    }
+
+    /// A replica came or went. Policies tell how many run them, and the target's own status may come out the
+    /// same as before: they are woken here, not by it.
+    pub(crate) fn fleet_changed(&self, namespace: &str, target: &str) {
+        self.target(namespace, target);
+        self.wake_policies(|policy| {
+            policy.namespace().as_deref() == Some(namespace)
+                && policy.spec.target_refs.iter().any(|named| named.name == target)
+        });
     }
 
     pub(crate) fn policy_changed(&self, policy: &AccessPolicy, _: &Store<AccessPolicy>) {

@@ -75,7 +75,7 @@ impl Stores {
             secrets: watches.follow(ours(), wake_owner),
             pods: watches.follow(ours(), |bell, pod: &PartialObjectMeta<Pod>, _| {
                 if let Some(target) = pod.labels().get(TARGET) {
-                    bell.target(&pod.metadata.namespace.clone().unwrap_or_default(), target);
+                    bell.fleet_changed(&pod.metadata.namespace.clone().unwrap_or_default(), target);
                 }
             }),
         }

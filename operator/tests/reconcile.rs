@@ -309,7 +309,9 @@ async fn a_missing_secret_is_told_and_resolves_by_itself() {
         .await;
     stage.until("apps/v1", "Deployment", "prod", "orders-db-proxy", |_| true).await;
     stage.apply(CREDENTIALS).await;
-    settled(&stage).await;
+    // Not `settled`: nothing runs pods here, so the fleet may stand still in the middle of its second rollout.
+    let resolved = |o: &Value| is(condition(o, "ResolvedRefs"), "True", "ResolvedRefs");
+    stage.until(OURS, "ProtectedTarget", "prod", "orders-db", resolved).await;
     stage
         .until("apps/v1", "Deployment", "prod", "orders-db-proxy", |o| o.to_string().contains("credential-default"))
         .await;
