@@ -145,6 +145,7 @@ impl Conversation {
         let failure = backend::failure(body);
         if failure.ends_session {
             // The target closes after it. What was in flight has an unknown end.
+            self.parted = true;
             return Ok(Fate::Passes);
         }
         self.copy_in = false;

@@ -66,6 +66,8 @@ pub struct Conversation {
     dropping: usize,
     /// The server's current message, of which a part has passed.
     passing: Passing,
+    /// The server has said its last words.
+    parted: bool,
     /// What the server reported at login of settings that change the meaning of commands.
     pinned: Vec<(Bytes, Bytes)>,
 }
@@ -159,6 +161,7 @@ impl Conversation {
             copying: 0,
             dropping: 0,
             passing: Passing::default(),
+            parted: false,
             pinned: beginning.pinned,
         }
     }
@@ -278,8 +281,9 @@ impl protocol::Conversation for Conversation {
     }
 
     fn farewell(&mut self, ending: &Ending, client: &mut BytesMut) {
-        // In the middle of a message anything we say would be taken for its content.
-        if self.passing.remaining == 0 {
+        // In the middle of a message anything we say would be taken for its content. And where the server has said
+        // why it closes, that it closed is no news.
+        if self.passing.remaining == 0 && !(self.parted && matches!(ending, Ending::Upstream(_))) {
             client.extend_from_slice(&refuse::farewell(ending));
         }
     }
