@@ -11,35 +11,9 @@ use sallyport_conformance::{Guarded, Way, policy};
 use sallyport_harness::{Leaf, LeafOptions, Pki};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use wire::{SSL_REQUEST, Wire, bind, describe, execute, message, parse, query, startup, sync};
-
-/// The proxy still serves, and none of it has panicked.
-async fn serves(guarded: &Guarded) {
-    let mut session = Wire::open(guarded).await;
-    assert_eq!(session.query("select 'served'").await.rows(), ["served"]);
-    assert!(!guarded.log().contains("panicked"), "{}", guarded.log());
-}
-
-/// Waits until the proxy has logged that.
-async fn logged(guarded: &Guarded, text: &str) {
-    let until = Instant::now() + wire::PATIENCE;
-    while !guarded.log().contains(text) {
-        assert!(Instant::now() < until, "{text:?} was never logged:\n{}", guarded.log());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// Waits for the one line that the proxy logs since that offset, which must hold that.
-async fn logged_once(guarded: &Guarded, since: usize, text: &str) -> String {
-    logged(guarded, text).await;
-    let until = Instant::now() + wire::PATIENCE;
-    while guarded.log().len() == since && Instant::now() < until {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let fresh = guarded.log()[since..].to_owned();
-    assert!(fresh.lines().count() == 1 && fresh.contains(text), "one line with {text:?}: {fresh}");
-    fresh
-}
+use wire::{
+    SSL_REQUEST, Wire, bind, describe, execute, logged, logged_once, message, parse, query, serves, startup, sync,
+};
 
 #[tokio::test]
 async fn a_certificate_that_proves_nothing_opens_no_session() {
@@ -258,16 +232,16 @@ async fn clients_that_stop_reading_cost_bounded_memory() {
     let mut sessions = Vec::new();
     for _ in 0..20 {
         let mut session = Wire::open(&guarded).await;
-        session.send(&query("select repeat('x', 1000000) from generate_series(1, 1000)")).await;
+        session.send(&query("select repeat('x', 1000000) from generate_series(1, 200)")).await;
         sessions.push(session);
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     let grown = memory(&guarded).saturating_sub(before);
-    assert!(grown < 20 * 3 * 1024 * 1024, "20 sessions of a gigabyte each took {grown} bytes");
+    assert!(grown < 20 * 3 * 1024 * 1024, "20 sessions of 200 MB each took {grown} bytes");
     serves(&guarded).await;
     // Who reads again gets all of it.
     let said = sessions.pop().unwrap().until_ready().await;
-    assert_eq!(said.rows().len(), 1000);
+    assert_eq!(said.rows().len(), 200);
     // And who leaves is not waited for: the server's sessions end.
     drop(sessions);
     let until = Instant::now() + wire::PATIENCE;

@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sallyport_conformance::Guarded;
 use sallyport_conformance::clients::rust::client_config;
@@ -257,4 +257,32 @@ pub async fn log_all(guarded: &Guarded) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("log_statement never took force");
+}
+
+/// The proxy still serves, and none of it has panicked.
+pub async fn serves(guarded: &Guarded) {
+    let mut session = Wire::open(guarded).await;
+    assert_eq!(session.query("select 'served'").await.rows(), ["served"]);
+    assert!(!guarded.log().contains("panicked"), "{}", guarded.log());
+}
+
+/// Waits until the proxy has logged that.
+pub async fn logged(guarded: &Guarded, text: &str) {
+    let until = Instant::now() + PATIENCE;
+    while !guarded.log().contains(text) {
+        assert!(Instant::now() < until, "{text:?} was never logged:\n{}", guarded.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Waits for the one line that the proxy logs since that offset, which must hold that.
+pub async fn logged_once(guarded: &Guarded, since: usize, text: &str) -> String {
+    logged(guarded, text).await;
+    let until = Instant::now() + PATIENCE;
+    while guarded.log().len() == since && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let fresh = guarded.log()[since..].to_owned();
+    assert!(fresh.lines().count() == 1 && fresh.contains(text), "one line with {text:?}: {fresh}");
+    fresh
 }
