@@ -71,7 +71,8 @@ pub(crate) async fn table() -> Result<()> {
         &dir,
         "proxy",
     )?;
-    let session = wait(async || connect_to("orders-db.bench-shop", port.number(), &own.ca, &agent.files).await.ok()).await;
+    let session =
+        wait(async || connect_to("orders-db.bench-shop", port.number(), &own.ca, &agent.files).await.ok()).await;
     let (session, _ended) = session.with_context(|| {
         let log = std::fs::read_to_string(at("proxy.log")).unwrap_or_default();
         log.lines().rev().take(3).collect::<Vec<_>>().join("\n")

@@ -75,49 +75,68 @@ fn queries_read_what_they_name() {
         ("SELECT 1", &["Select"]),
         ("VALUES (1), (2)", &["Select"]),
         ("TABLE a", &["Select public.a"]),
-        ("SELECT * FROM a JOIN b USING (id) LEFT JOIN c.d ON true, e", &[
-            "Select public.a", "Select public.b", "Select c.d", "Select public.e",
-        ]),
+        (
+            "SELECT * FROM a JOIN b USING (id) LEFT JOIN c.d ON true, e",
+            &["Select public.a", "Select public.b", "Select c.d", "Select public.e"],
+        ),
         ("SELECT * FROM a a1, a a2", &["Select public.a"]),
         ("SELECT * FROM db.s.t", &["Select s.t"]),
         ("SELECT * FROM \"A b\".\"C.d\"", &["Select A b.C.d"]),
         ("SELECT * FROM ONLY a", &["Select public.a"]),
         ("SELECT * FROM a TABLESAMPLE system (10)", &["Select public.a"]),
         ("SELECT * FROM a TABLESAMPLE tsm_system_rows (10)", &["Select public.a", "Select fn:public.tsm_system_rows"]),
-        ("SELECT (SELECT max(x) FROM b) FROM a WHERE EXISTS (SELECT FROM c) ORDER BY (SELECT 1 FROM d)", &[
-            "Select public.a", "Select public.b", "Select public.c", "Select public.d",
-        ]),
-        ("SELECT 1 FROM a GROUP BY (SELECT 1 FROM b) HAVING (SELECT true FROM c) LIMIT (SELECT 1 FROM d) OFFSET (SELECT 2 FROM e)", &[
-            "Select public.a", "Select public.b", "Select public.c", "Select public.d", "Select public.e",
-        ]),
+        (
+            "SELECT (SELECT max(x) FROM b) FROM a WHERE EXISTS (SELECT FROM c) ORDER BY (SELECT 1 FROM d)",
+            &["Select public.a", "Select public.b", "Select public.c", "Select public.d"],
+        ),
+        (
+            "SELECT 1 FROM a GROUP BY (SELECT 1 FROM b) HAVING (SELECT true FROM c) LIMIT (SELECT 1 FROM d) OFFSET (SELECT 2 FROM e)",
+            &["Select public.a", "Select public.b", "Select public.c", "Select public.d", "Select public.e"],
+        ),
         ("SELECT DISTINCT x FROM a", &["Select public.a"]),
         ("SELECT DISTINCT ON ((SELECT 1 FROM b)) x FROM a", &["Select public.a", "Select public.b"]),
-        ("SELECT rank() OVER (PARTITION BY (SELECT 1 FROM b) ORDER BY x ROWS BETWEEN (SELECT 1 FROM c) PRECEDING AND CURRENT ROW) FROM a", &[
-            "Select public.a", "Select public.b", "Select public.c",
-        ]),
-        ("SELECT sum(x) FILTER (WHERE x IN (SELECT y FROM b)) OVER w FROM a WINDOW w AS (ORDER BY (SELECT 1 FROM c))", &[
-            "Select public.a", "Select public.b", "Select public.c",
-        ]),
-        ("SELECT array(SELECT x FROM a), CASE WHEN true THEN (SELECT 1 FROM b) ELSE (SELECT 2 FROM c) END, ROW((SELECT 1 FROM d))", &[
-            "Select public.a", "Select public.b", "Select public.c", "Select public.d",
-        ]),
+        (
+            "SELECT rank() OVER (PARTITION BY (SELECT 1 FROM b) ORDER BY x ROWS BETWEEN (SELECT 1 FROM c) PRECEDING AND CURRENT ROW) FROM a",
+            &["Select public.a", "Select public.b", "Select public.c"],
+        ),
+        (
+            "SELECT sum(x) FILTER (WHERE x IN (SELECT y FROM b)) OVER w FROM a WINDOW w AS (ORDER BY (SELECT 1 FROM c))",
+            &["Select public.a", "Select public.b", "Select public.c"],
+        ),
+        (
+            "SELECT array(SELECT x FROM a), CASE WHEN true THEN (SELECT 1 FROM b) ELSE (SELECT 2 FROM c) END, ROW((SELECT 1 FROM d))",
+            &["Select public.a", "Select public.b", "Select public.c", "Select public.d"],
+        ),
         ("SELECT x[(SELECT 1 FROM b)] FROM a", &["Select public.a", "Select public.b"]),
-        ("SELECT x::regclass, CAST((SELECT 'a' FROM b) AS text) COLLATE \"C\" FROM a", &["Select public.a", "Select public.b"]),
-        ("SELECT * FROM (SELECT * FROM a) s, LATERAL (SELECT * FROM b WHERE b.x = s.x) t", &["Select public.a", "Select public.b"]),
-        ("SELECT * FROM a UNION ALL (SELECT * FROM b EXCEPT SELECT * FROM c) ORDER BY 1", &[
-            "Select public.a", "Select public.b", "Select public.c",
-        ]),
-        ("SELECT * FROM xmltable('/r' PASSING (SELECT x FROM a) COLUMNS c int PATH 'c' DEFAULT (SELECT 1 FROM b))", &[
-            "Select public.a", "Select public.b",
-        ]),
-        ("SELECT * FROM json_table((SELECT j FROM a), '$[*]' COLUMNS (x int PATH '$.x' DEFAULT (SELECT 1 FROM b) ON EMPTY))", &[
-            "Select public.a", "Select public.b",
-        ]),
-        ("SELECT json_object('k': (SELECT x FROM a)), json_arrayagg(x ORDER BY (SELECT 1 FROM b)), json_array(SELECT y FROM c), xmlserialize(content (SELECT x FROM d) as text)", &[
-            "Select public.a", "Select public.b", "Select public.c", "Select public.d",
-        ]),
+        (
+            "SELECT x::regclass, CAST((SELECT 'a' FROM b) AS text) COLLATE \"C\" FROM a",
+            &["Select public.a", "Select public.b"],
+        ),
+        (
+            "SELECT * FROM (SELECT * FROM a) s, LATERAL (SELECT * FROM b WHERE b.x = s.x) t",
+            &["Select public.a", "Select public.b"],
+        ),
+        (
+            "SELECT * FROM a UNION ALL (SELECT * FROM b EXCEPT SELECT * FROM c) ORDER BY 1",
+            &["Select public.a", "Select public.b", "Select public.c"],
+        ),
+        (
+            "SELECT * FROM xmltable('/r' PASSING (SELECT x FROM a) COLUMNS c int PATH 'c' DEFAULT (SELECT 1 FROM b))",
+            &["Select public.a", "Select public.b"],
+        ),
+        (
+            "SELECT * FROM json_table((SELECT j FROM a), '$[*]' COLUMNS (x int PATH '$.x' DEFAULT (SELECT 1 FROM b) ON EMPTY))",
+            &["Select public.a", "Select public.b"],
+        ),
+        (
+            "SELECT json_object('k': (SELECT x FROM a)), json_arrayagg(x ORDER BY (SELECT 1 FROM b)), json_array(SELECT y FROM c), xmlserialize(content (SELECT x FROM d) as text)",
+            &["Select public.a", "Select public.b", "Select public.c", "Select public.d"],
+        ),
         ("SELECT current_user, current_date, current_schema, localtimestamp(3)", &["Select"]),
-        ("SELECT count(*) FROM pg_class JOIN pg_catalog.pg_namespace n ON true", &["Select pg_catalog.pg_class", "Select pg_catalog.pg_namespace"]),
+        (
+            "SELECT count(*) FROM pg_class JOIN pg_catalog.pg_namespace n ON true",
+            &["Select pg_catalog.pg_class", "Select pg_catalog.pg_namespace"],
+        ),
         ("SELECT * FROM pg_stat_statements", &["Select pg_catalog.pg_stat_statements|public.pg_stat_statements"]),
         ("SELECT * FROM pg_temp.t, pg_temp_3.u", &["Select pg_temp.t", "Select pg_temp_3.u"]),
         ("SELECT 1; SELECT * FROM a; DELETE FROM b WHERE x = 1", &["Select", "Select public.a", "Delete public.b"]),
@@ -149,13 +168,16 @@ fn a_cte_hides_a_table_only_within_its_scope() {
         ("WITH s AS (SELECT 1) INSERT INTO s SELECT * FROM s", &["Insert public.s"]),
         ("WITH s AS (SELECT 1) DELETE FROM s", &["Delete public.s Unbounded"]),
         ("WITH s AS (SELECT 1) UPDATE s SET x = 1 FROM s s2 WHERE s.x = 2", &["Update public.s"]),
-        ("INSERT INTO t WITH s AS (SELECT 1) SELECT * FROM s RETURNING (SELECT x FROM s)", &[
-            "Insert public.t", "Select public.t", "Select public.s",
-        ]),
+        (
+            "INSERT INTO t WITH s AS (SELECT 1) SELECT * FROM s RETURNING (SELECT x FROM s)",
+            &["Insert public.t", "Select public.t", "Select public.s"],
+        ),
         ("WITH s AS (SELECT 1) SELECT 1; SELECT * FROM s", &["Select", "Select public.s"]),
         ("WITH s AS (SELECT 1) SELECT \"S\".* FROM \"S\"", &["Select public.S"]),
-        ("WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n FROM t) SEARCH DEPTH FIRST BY n SET o CYCLE n SET c TO 'Y' DEFAULT 'N' USING p SELECT * FROM t, u",
-         &["Select public.u"]),
+        (
+            "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n FROM t) SEARCH DEPTH FIRST BY n SET o CYCLE n SET c TO 'Y' DEFAULT 'N' USING p SELECT * FROM t, u",
+            &["Select public.u"],
+        ),
         ("EXPLAIN WITH s AS (SELECT 1) SELECT * FROM s", &["Select"]),
     ]);
 }
@@ -165,17 +187,29 @@ fn writes_within_queries_are_writes() {
     claims(&[
         ("WITH d AS (DELETE FROM a RETURNING *) SELECT * FROM d", &["Delete public.a Unbounded", "Select public.a"]),
         ("WITH u AS (UPDATE a SET x = 1 WHERE x = 2) SELECT 1", &["Update public.a"]),
-        ("WITH i AS (INSERT INTO a VALUES (1)), m AS (SELECT * FROM b) SELECT * FROM m", &["Insert public.a", "Select public.b"]),
+        (
+            "WITH i AS (INSERT INTO a VALUES (1)), m AS (SELECT * FROM b) SELECT * FROM m",
+            &["Insert public.a", "Select public.b"],
+        ),
         ("EXPLAIN ANALYZE DELETE FROM a", &["Delete public.a Unbounded"]),
-        ("EXPLAIN (ANALYZE, BUFFERS off) CREATE TABLE n AS SELECT * FROM a", &["CreateTableAs public.n", "Select public.a"]),
+        (
+            "EXPLAIN (ANALYZE, BUFFERS off) CREATE TABLE n AS SELECT * FROM a",
+            &["CreateTableAs public.n", "Select public.a"],
+        ),
         ("SELECT * INTO n FROM a", &["CreateTableAs public.n", "Select public.a"]),
-        ("SELECT * INTO TEMP n FROM a UNION SELECT * FROM b", &["CreateTableAs pg_temp.n", "Select public.a", "Select public.b"]),
+        (
+            "SELECT * INTO TEMP n FROM a UNION SELECT * FROM b",
+            &["CreateTableAs pg_temp.n", "Select public.a", "Select public.b"],
+        ),
         ("CREATE TABLE s.n AS TABLE a WITH NO DATA", &["CreateTableAs s.n", "Select public.a"]),
         ("CREATE MATERIALIZED VIEW m AS SELECT * FROM a", &["CreateMaterializedView public.m", "Select public.a"]),
         ("CREATE TABLE n AS EXECUTE p(evil())", &["CreateTableAs public.n", "Execute ?", "Execute fn:public.evil"]),
         ("SELECT * FROM a FOR UPDATE", &["Select public.a", "Lock public.a"]),
         ("SELECT * FROM a JOIN b b2 ON true FOR SHARE OF b2", &["Select public.a", "Select public.b", "Lock public.b"]),
-        ("SELECT * FROM (SELECT * FROM a) s, b FOR UPDATE OF s", &["Select public.a", "Select public.b", "Lock public.a"]),
+        (
+            "SELECT * FROM (SELECT * FROM a) s, b FOR UPDATE OF s",
+            &["Select public.a", "Select public.b", "Lock public.a"],
+        ),
         ("SELECT (SELECT 1 FROM b) FROM a FOR UPDATE", &["Select public.a", "Select public.b", "Lock public.a"]),
     ]);
 }
@@ -185,12 +219,19 @@ fn writes_say_what_they_touch_and_whether_anything_bounds_them() {
     claims(&[
         ("INSERT INTO a SELECT * FROM b", &["Insert public.a", "Select public.b"]),
         ("INSERT INTO a DEFAULT VALUES", &["Insert public.a"]),
-        ("INSERT INTO a VALUES ((SELECT 1 FROM b)) RETURNING id", &["Insert public.a", "Select public.a", "Select public.b"]),
+        (
+            "INSERT INTO a VALUES ((SELECT 1 FROM b)) RETURNING id",
+            &["Insert public.a", "Select public.a", "Select public.b"],
+        ),
         ("INSERT INTO a VALUES (1) ON CONFLICT (id) DO NOTHING", &["Insert public.a"]),
-        ("INSERT INTO a VALUES (1) ON CONFLICT (id) DO UPDATE SET x = (SELECT 1 FROM b) WHERE a.y IN (SELECT 2 FROM c)", &[
-            "Insert public.a", "Update public.a", "Select public.b", "Select public.c",
-        ]),
-        ("UPDATE a SET x = b.x FROM b WHERE a.id = b.id RETURNING *", &["Update public.a", "Select public.a", "Select public.b"]),
+        (
+            "INSERT INTO a VALUES (1) ON CONFLICT (id) DO UPDATE SET x = (SELECT 1 FROM b) WHERE a.y IN (SELECT 2 FROM c)",
+            &["Insert public.a", "Update public.a", "Select public.b", "Select public.c"],
+        ),
+        (
+            "UPDATE a SET x = b.x FROM b WHERE a.id = b.id RETURNING *",
+            &["Update public.a", "Select public.a", "Select public.b"],
+        ),
         ("UPDATE a SET x = 1", &["Update public.a Unbounded"]),
         ("UPDATE a SET (x, y) = (SELECT 1, 2 FROM b) WHERE id = $1", &["Update public.a", "Select public.b"]),
         ("DELETE FROM a USING b WHERE a.id = b.id", &["Delete public.a", "Select public.b"]),
@@ -212,13 +253,18 @@ fn writes_say_what_they_touch_and_whether_anything_bounds_them() {
         ("DELETE FROM a WHERE CURRENT OF c", &["Delete public.a"]),
         ("TRUNCATE a, s.b", &["Truncate public.a Unbounded", "Truncate s.b Unbounded"]),
         ("TRUNCATE a CASCADE", &["Truncate public.a Unbounded", "Truncate ?"]),
-        ("MERGE INTO a USING b ON a.id = b.id WHEN MATCHED AND b.x > 1 THEN UPDATE SET x = b.x WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT VALUES (b.id)", &[
-            "Merge public.a", "Update public.a", "Delete public.a", "Insert public.a", "Select public.b",
-        ]),
-        ("MERGE INTO a USING b ON true WHEN MATCHED THEN DELETE", &["Merge public.a", "Delete public.a Unbounded", "Select public.b"]),
-        ("MERGE INTO a USING (SELECT * FROM c) b ON a.id = b.id WHEN NOT MATCHED BY SOURCE THEN DELETE WHEN MATCHED THEN DO NOTHING", &[
-            "Merge public.a", "Delete public.a Unbounded", "Select public.c",
-        ]),
+        (
+            "MERGE INTO a USING b ON a.id = b.id WHEN MATCHED AND b.x > 1 THEN UPDATE SET x = b.x WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT VALUES (b.id)",
+            &["Merge public.a", "Update public.a", "Delete public.a", "Insert public.a", "Select public.b"],
+        ),
+        (
+            "MERGE INTO a USING b ON true WHEN MATCHED THEN DELETE",
+            &["Merge public.a", "Delete public.a Unbounded", "Select public.b"],
+        ),
+        (
+            "MERGE INTO a USING (SELECT * FROM c) b ON a.id = b.id WHEN NOT MATCHED BY SOURCE THEN DELETE WHEN MATCHED THEN DO NOTHING",
+            &["Merge public.a", "Delete public.a Unbounded", "Select public.c"],
+        ),
     ]);
 }
 
@@ -229,7 +275,10 @@ fn only_functions_known_harmless_pass_unseen() {
         ("SELECT evil()", &["Select fn:public.evil"]),
         ("SELECT s.lower(x) FROM a", &["Select public.a", "Select fn:s.lower"]),
         ("SELECT pg_read_file('/etc/passwd')", &["Select fn:pg_catalog.pg_read_file"]),
-        ("SELECT pg_catalog.lo_import('/x'), \"lo_export\"(1, 'y')", &["Select fn:pg_catalog.lo_import", "Select fn:pg_catalog.lo_export"]),
+        (
+            "SELECT pg_catalog.lo_import('/x'), \"lo_export\"(1, 'y')",
+            &["Select fn:pg_catalog.lo_import", "Select fn:pg_catalog.lo_export"],
+        ),
         ("SELECT query_to_xml('TABLE secrets', true, true, '')", &["Select fn:pg_catalog.query_to_xml"]),
         ("SELECT set_config('search_path', 'evil', false)", &["Select fn:pg_catalog.set_config"]),
         ("SELECT * FROM dblink('host=x', 'SELECT 1') AS t(x int)", &["Select fn:public.dblink"]),
@@ -237,13 +286,25 @@ fn only_functions_known_harmless_pass_unseen() {
         ("SELECT pg_unheard_of()", &["Select fn:pg_catalog.pg_unheard_of|public.pg_unheard_of"]),
         ("INSERT INTO a VALUES (evil())", &["Insert public.a", "Insert fn:public.evil"]),
         ("DELETE FROM a WHERE evil(x)", &["Delete public.a", "Delete fn:public.evil"]),
-        ("WITH d AS (DELETE FROM a WHERE evil(x)) SELECT foul()", &["Delete public.a", "Delete fn:public.evil", "Select fn:public.foul"]),
+        (
+            "WITH d AS (DELETE FROM a WHERE evil(x)) SELECT foul()",
+            &["Delete public.a", "Delete fn:public.evil", "Select fn:public.foul"],
+        ),
         ("SELECT 1 OPERATOR(pg_catalog.+) 2, 1 OPERATOR(s.+) 2, 1 + 2", &["Select fn:s.+"]),
-        ("SELECT 1 OPERATOR(s.=) ANY (SELECT 2), x FROM a ORDER BY x USING OPERATOR(t.<)", &["Select public.a", "Select fn:s.=", "Select fn:t.<"]),
+        (
+            "SELECT 1 OPERATOR(s.=) ANY (SELECT 2), x FROM a ORDER BY x USING OPERATOR(t.<)",
+            &["Select public.a", "Select fn:s.=", "Select fn:t.<"],
+        ),
         ("SELECT * FROM a, LATERAL evil(a.x) e", &["Select public.a", "Select fn:public.evil"]),
         ("SELECT * FROM ROWS FROM (generate_series(1, 2), evil() AS (x int)) t", &["Select fn:public.evil"]),
-        ("SELECT extract(year FROM now()), trim(' x '), substring('abc' FROM 2), x AT TIME ZONE 'UTC', 'a' SIMILAR TO 'b' FROM a", &["Select public.a"]),
-        ("SELECT x LIKE 'a' ESCAPE 'b', position('a' IN 'b'), overlay('a' PLACING 'b' FROM 1), coalesce(1, 2), greatest(1, 2), nullif(1, 2), normalize('a') FROM a", &["Select public.a"]),
+        (
+            "SELECT extract(year FROM now()), trim(' x '), substring('abc' FROM 2), x AT TIME ZONE 'UTC', 'a' SIMILAR TO 'b' FROM a",
+            &["Select public.a"],
+        ),
+        (
+            "SELECT x LIKE 'a' ESCAPE 'b', position('a' IN 'b'), overlay('a' PLACING 'b' FROM 1), coalesce(1, 2), greatest(1, 2), nullif(1, 2), normalize('a') FROM a",
+            &["Select public.a"],
+        ),
         ("CALL s.f((SELECT 1 FROM a))", &["Call fn:s.f", "Select public.a"]),
         ("CALL lower('x')", &["Call fn:public.lower"]),
         ("DO $$ BEGIN END $$", &["Do ?"]),
@@ -262,7 +323,10 @@ fn a_function_read_like_a_column_is_a_function() {
         ("SELECT t.lo_unlink FROM t", &["Select public.t", "Select fn:pg_catalog.lo_unlink"]),
         ("SELECT (x).lower FROM a", &["Select public.a"]),
         ("SELECT t.evil FROM t", &["Select public.t"]),
-        ("SELECT g.g, e.key, u.a FROM generate_series(1, 2) g, jsonb_each('{}') e, unnest('{}'::int[]) u(a)", &["Select"]),
+        (
+            "SELECT g.g, e.key, u.a FROM generate_series(1, 2) g, jsonb_each('{}') e, unnest('{}'::int[]) u(a)",
+            &["Select"],
+        ),
         ("SELECT r.a FROM json_to_record('{}') AS r(a int)", &["Select"]),
         ("SELECT (information_schema._pg_expandarray(i.indkey)).n FROM pg_index i", &["Select pg_catalog.pg_index"]),
     ]);
@@ -292,7 +356,10 @@ fn prepared_statements_and_cursors_are_judged_where_they_are_made() {
         ("PREPARE p AS SELECT 1; DEALLOCATE p; EXECUTE p", &["Select", "Session", "Execute ?"]),
         ("PREPARE p AS SELECT 1; DEALLOCATE ALL; EXECUTE p", &["Select", "Session", "Execute ?"]),
         ("EXPLAIN ANALYZE EXECUTE p", &["Execute ?"]),
-        ("BEGIN; DECLARE c CURSOR FOR SELECT * FROM a; FETCH 10 FROM c", &["Transaction", "Select public.a", "Session"]),
+        (
+            "BEGIN; DECLARE c CURSOR FOR SELECT * FROM a; FETCH 10 FROM c",
+            &["Transaction", "Select public.a", "Session"],
+        ),
         ("FETCH ALL FROM c", &["Execute ?"]),
         ("MOVE c", &["Execute ?"]),
         ("DECLARE c CURSOR WITH HOLD FOR SELECT 1; CLOSE c; FETCH c", &["Select", "Session", "Execute ?"]),
@@ -305,7 +372,10 @@ fn prepared_statements_and_cursors_are_judged_where_they_are_made() {
 #[test]
 fn session_state_that_changes_meaning_is_named() {
     claims(&[
-        ("SET application_name = 'x'; SET LOCAL statement_timeout TO 100; RESET timezone; SHOW search_path; SET TIME ZONE INTERVAL '1' HOUR TO MINUTE", &["Session"]),
+        (
+            "SET application_name = 'x'; SET LOCAL statement_timeout TO 100; RESET timezone; SHOW search_path; SET TIME ZONE INTERVAL '1' HOUR TO MINUTE",
+            &["Session"],
+        ),
         ("SET enable_seqscan TO DEFAULT; SET \"DateStyle\" TO iso, dmy", &["Session"]),
         ("SET NAMES 'utf-8'; SET client_encoding = UTF8; SET standard_conforming_strings = on", &["Session"]),
         ("SET client_encoding = 'SJIS'", &["SetParameter other:client_encoding"]),
@@ -324,14 +394,20 @@ fn session_state_that_changes_meaning_is_named() {
         ("RESET ROLE", &["SetRole other:default"]),
         ("SET SESSION AUTHORIZATION postgres", &["SetRole other:postgres"]),
         ("SET \"Role\" = admin", &["SetRole other:admin"]),
-        ("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE", &["SetParameter other:default_transaction_read_only"]),
+        (
+            "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
+            &["SetParameter other:default_transaction_read_only"],
+        ),
         ("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY", &["Transaction"]),
         ("SET TRANSACTION SNAPSHOT 'x'", &["SetParameter other:transaction snapshot"]),
         ("DISCARD PLANS; DISCARD SEQUENCES", &["Session"]),
         ("DISCARD TEMP", &["Drop ?"]),
         ("DISCARD ALL", &["SetParameter other:all", "Drop ?"]),
         ("LISTEN c; NOTIFY d, 'x'; UNLISTEN *", &["Listen other:c", "Notify other:d", "Session"]),
-        ("BEGIN READ ONLY; SAVEPOINT s; RELEASE s; ROLLBACK TO s; COMMIT AND CHAIN; SET CONSTRAINTS ALL DEFERRED", &["Transaction"]),
+        (
+            "BEGIN READ ONLY; SAVEPOINT s; RELEASE s; ROLLBACK TO s; COMMIT AND CHAIN; SET CONSTRAINTS ALL DEFERRED",
+            &["Transaction"],
+        ),
         ("PREPARE TRANSACTION 'x'", &["Other ?"]),
         ("COMMIT PREPARED 'x'", &["Other ?"]),
         ("LOAD 'x'", &["Other ?"]),
@@ -342,14 +418,24 @@ fn session_state_that_changes_meaning_is_named() {
 #[test]
 fn definitions_name_every_table_they_speak_of() {
     claims(&[
-        ("CREATE TABLE a (id int PRIMARY KEY, b int REFERENCES s.b, c int DEFAULT evil(), LIKE d, CHECK (lower(x) = 'a'))", &[
-            "CreateTable public.a", "CreateTable s.b", "CreateTable fn:public.evil", "CreateTable public.d",
-        ]),
+        (
+            "CREATE TABLE a (id int PRIMARY KEY, b int REFERENCES s.b, c int DEFAULT evil(), LIKE d, CHECK (lower(x) = 'a'))",
+            &["CreateTable public.a", "CreateTable s.b", "CreateTable fn:public.evil", "CreateTable public.d"],
+        ),
         ("CREATE TEMP TABLE a (x int)", &["CreateTable pg_temp.a"]),
-        ("CREATE TABLE a PARTITION OF b FOR VALUES FROM (1) TO (evil())", &["CreateTable public.a", "CreateTable public.b", "CreateTable fn:public.evil"]),
+        (
+            "CREATE TABLE a PARTITION OF b FOR VALUES FROM (1) TO (evil())",
+            &["CreateTable public.a", "CreateTable public.b", "CreateTable fn:public.evil"],
+        ),
         ("CREATE TABLE a () INHERITS (b, s.c)", &["CreateTable public.a", "CreateTable public.b", "CreateTable s.c"]),
-        ("CREATE INDEX ON a (lower(x), (evil(y))) WHERE foul(z)", &["CreateIndex public.a", "CreateIndex fn:public.evil", "CreateIndex fn:public.foul"]),
-        ("CREATE VIEW v AS SELECT evil() FROM a", &["CreateView public.v", "Select public.a", "CreateView fn:public.evil"]),
+        (
+            "CREATE INDEX ON a (lower(x), (evil(y))) WHERE foul(z)",
+            &["CreateIndex public.a", "CreateIndex fn:public.evil", "CreateIndex fn:public.foul"],
+        ),
+        (
+            "CREATE VIEW v AS SELECT evil() FROM a",
+            &["CreateView public.v", "Select public.a", "CreateView fn:public.evil"],
+        ),
         ("CREATE OR REPLACE TEMP VIEW v AS SELECT 1", &["CreateView pg_temp.v"]),
         ("CREATE RECURSIVE VIEW v (n) AS SELECT 1 UNION ALL SELECT n FROM v", &["CreateView public.v"]),
         ("CREATE SCHEMA s", &["CreateSchema other:s"]),
@@ -360,7 +446,10 @@ fn definitions_name_every_table_they_speak_of() {
         ("CREATE TYPE s.t AS (x int)", &["CreateType other:s.t"]),
         ("CREATE DOMAIN d AS int CHECK (evil(VALUE))", &["CreateType other:d", "CreateType fn:public.evil"]),
         ("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'DELETE FROM a'", &["CreateFunction fn:public.f"]),
-        ("CREATE TRIGGER t AFTER INSERT ON a FOR EACH ROW EXECUTE FUNCTION s.f()", &["CreateTrigger public.a", "CreateTrigger fn:s.f"]),
+        (
+            "CREATE TRIGGER t AFTER INSERT ON a FOR EACH ROW EXECUTE FUNCTION s.f()",
+            &["CreateTrigger public.a", "CreateTrigger fn:s.f"],
+        ),
         ("CREATE RULE r AS ON INSERT TO a DO INSTEAD DELETE FROM b", &["CreateOther ?"]),
         ("CREATE EXTENSION dblink", &["CreateExtension other:dblink"]),
         ("CREATE ROLE r LOGIN", &["CreateRole other:r"]),
@@ -368,8 +457,16 @@ fn definitions_name_every_table_they_speak_of() {
         ("CREATE DATABASE d", &["CreateDatabase other:d"]),
         ("CREATE POLICY p ON a USING (evil())", &["CreateOther ?"]),
         ("CREATE FOREIGN TABLE f (x int) SERVER s", &["CreateTable ?"]),
-        ("ALTER TABLE a ADD COLUMN x int DEFAULT evil(), ADD FOREIGN KEY (y) REFERENCES b, ALTER z TYPE text USING foul(z), INHERIT c",
-         &["AlterTable public.a", "AlterTable fn:public.evil", "AlterTable public.b", "AlterTable fn:public.foul", "AlterTable public.c"]),
+        (
+            "ALTER TABLE a ADD COLUMN x int DEFAULT evil(), ADD FOREIGN KEY (y) REFERENCES b, ALTER z TYPE text USING foul(z), INHERIT c",
+            &[
+                "AlterTable public.a",
+                "AlterTable fn:public.evil",
+                "AlterTable public.b",
+                "AlterTable fn:public.foul",
+                "AlterTable public.c",
+            ],
+        ),
         ("ALTER TABLE a ATTACH PARTITION s.d DEFAULT", &["AlterTable public.a", "AlterTable s.d"]),
         ("ALTER TABLE a DISABLE ROW LEVEL SECURITY, OWNER TO x", &["AlterTable public.a"]),
         ("ALTER TABLE a DROP COLUMN x CASCADE", &["AlterTable public.a", "AlterTable ?"]),
