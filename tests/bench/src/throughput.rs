@@ -121,7 +121,7 @@ fn servers() -> Result<u64> {
 }
 
 fn ticks(pid: u32) -> Result<u64> {
-    Ok(stat(pid, &[13, 14])?)
+    stat(pid, &[13, 14])
 }
 
 fn ticks_with_children(pid: u32) -> Result<u64> {
