@@ -97,7 +97,9 @@ printf '%spsql> select 1   (with a certificate it made itself)%s\n' "$bold" "$pl
 kubectl exec -i -n demo-ci agent -- psql -X -q "$target sslcert=/tmp/own.crt sslkey=/tmp/own.key sslrootcert=/identity/ca.crt" -c "select 1" 2>&1 || true
 
 chapter "A policy edited while a session is open: the very next statement"
-coproc SESSION { kubectl exec -i -n demo-ci agent -- psql -X -q "$target $identity" 2>&1; }
+# One stream in the pod, so that errors and rows come in their order; the pod's own standard error stays open (3),
+# for kubelet ends the session's input when that closes.
+coproc SESSION { kubectl exec -i -n demo-ci agent -- bash -c 'exec 3>&2 2>&1; exec psql -X -q "$0"' "$target $identity" 2>&1; }
 say_in_session() { printf '%s\n\\echo --\n' "$1" >&"${SESSION[1]}"; }
 hear() { while IFS= read -r -t 30 line <&"${SESSION[0]}"; do [ "$line" = -- ] && break; printf '%s\n' "$line"; done; }
 printf '%spsql> select count(*) from customers;%s\n' "$bold" "$plain"
