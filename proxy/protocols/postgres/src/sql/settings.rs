@@ -11,7 +11,7 @@ use sallyport_policy::{Operation, Usage};
 use super::walk::{Visit, Walker};
 
 /// How results are written, how long things may take, and how they are planned.
-const HARMLESS: [&str; 44] = [
+const HARMLESS: [&str; 45] = [
     "application_name",
     "bytea_output",
     "client_min_messages",
@@ -49,6 +49,7 @@ const HARMLESS: [&str; 44] = [
     "idle_in_transaction_session_timeout",
     "idle_session_timeout",
     "intervalstyle",
+    "jit",
     "join_collapse_limit",
     "lock_timeout",
     "plan_cache_mode",
@@ -57,6 +58,14 @@ const HARMLESS: [&str; 44] = [
     "statement_timeout",
     "timezone",
 ];
+
+/// `set_config('name', ...)`, which is SET for a harmless setting. The name must stand there.
+pub(super) fn sets_harmless(call: &pb::FuncCall) -> bool {
+    let called = super::walk::names_of(&call.funcname);
+    let name = call.args.first().map(std::slice::from_ref).and_then(value);
+    matches!(called, Some(("" | "pg_catalog", "set_config")))
+        && name.is_some_and(|name| HARMLESS.binary_search(&name.to_ascii_lowercase().as_str()).is_ok())
+}
 
 impl Walker<'_> {
     pub(super) fn set(&mut self, statement: &pb::VariableSetStmt) {
