@@ -5,7 +5,8 @@
 use sallyport_policy::{Effect, Matcher, NamePattern, ObjectKind, ObjectMatcher, Rule};
 
 /// Relations of `pg_catalog` that describe the database. Not among them, on purpose: `pg_authid`, `pg_shadow`
-/// and `pg_user_mapping(s)` (secrets), `pg_statistic*` and `pg_stats*` (samples of data), `pg_largeobject*` (data),
+/// and `pg_user_mapping(s)` (secrets), `pg_statistic`, `pg_statistic_ext_data` and `pg_stats*` (samples of data;
+/// `pg_statistic_ext` only defines statistics, and psql's `\d` reads it), `pg_largeobject*` (data),
 /// `pg_stat_activity` (other people's statements), `pg_hba_file_rules`, `pg_file_settings`, `pg_subscription` (connection strings).
 const CATALOG: &[&str] = &[
     "pg_aggregate",
@@ -60,6 +61,7 @@ const CATALOG: &[&str] = &[
     "pg_shdepend",
     "pg_shdescription",
     "pg_shseclabel",
+    "pg_statistic_ext",
     "pg_tables",
     "pg_tablespace",
     "pg_timezone_abbrevs",
@@ -192,7 +194,6 @@ mod tests {
             "pg_user_mapping",
             "pg_user_mappings",
             "pg_statistic",
-            "pg_statistic_ext",
             "pg_statistic_ext_data",
             "pg_stats",
             "pg_stats_ext",
