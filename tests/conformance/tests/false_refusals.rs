@@ -110,3 +110,35 @@ asyncio.run(main())
         "{errors}"
     );
 }
+
+#[tokio::test]
+async fn sqlalchemy_reflects_the_same_as_direct() {
+    let guarded = Guarded::start(read_only()).await.unwrap();
+    guarded.server.exec_sql("create type mood as enum ('sad', 'happy'); alter table orders add mood mood, add check (amount >= 0); comment on table orders is 'what was ordered'; create index on orders (lower(note)) where amount > 1").await.unwrap();
+    let script = "
+import sys, sqlalchemy
+engine = sqlalchemy.create_engine('postgresql+psycopg://', creator=lambda: __import__('psycopg').connect(sys.argv[1]))
+look = sqlalchemy.inspect(engine)
+print(look.default_schema_name, sorted(look.get_schema_names()), look.get_enums(), look.get_sequence_names())
+for name in sorted(look.get_table_names()) + look.get_view_names():
+    print(name, look.get_columns(name), look.get_pk_constraint(name), look.get_foreign_keys(name), look.get_indexes(name))
+    print(look.get_unique_constraints(name), look.get_check_constraints(name), look.get_table_comment(name))
+print(look.get_view_definition('order_totals'), look.has_table('orders'))
+data = sqlalchemy.MetaData()
+data.reflect(engine, views=True)
+orders = data.tables['orders']
+with engine.connect() as conn:
+    print(conn.execute(sqlalchemy.select(sqlalchemy.func.count()).select_from(orders)).scalar())
+";
+    let reflect = |way: Way| {
+        let mut command = Command::new(python().unwrap());
+        command.args(["-c", script]).arg(guarded.conninfo(way));
+        let output = run(command, "").unwrap();
+        let (out, errors) = texts(&output);
+        assert!(output.status.success(), "{way:?}: {errors}");
+        out
+    };
+    let direct = reflect(Way::Direct);
+    assert!(direct.lines().count() > 10, "{direct}");
+    assert_eq!(reflect(Way::Proxied), direct);
+}
