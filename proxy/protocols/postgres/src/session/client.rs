@@ -10,6 +10,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use sallyport_core::Fault;
 use sallyport_core::protocol::{Described, Entry, Next};
 use sallyport_policy::{Action, Denial};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::block_in_place;
 
 use super::names::{LONGEST_NAME, Meaning, NO_SEGMENT, Portal, Statement};
 use super::spoken::{gives_names, speaks_of_names};
@@ -19,6 +21,8 @@ use crate::codec::frontend::{self, Frame, Kind, Space};
 use crate::codec::{CodecError, HEADER};
 use crate::sql;
 
+/// A text longer than this takes the parser milliseconds.
+const LONG_TEXT: usize = 16 * 1024;
 /// Values longer than this are kept as they lie in the message instead of being copied out of it.
 const COPIED_VALUES: usize = 16 * 1024;
 
@@ -236,7 +240,7 @@ impl Conversation {
     fn understand(&self, text: &[u8]) -> Result<Arc<sql::Described>, Own> {
         let text = std::str::from_utf8(text)
             .map_err(|_| Own::new("22021", "the statement is not valid UTF-8, which this proxy demands"))?;
-        let described = self.front.describe(text)?;
+        let described = unhindered(text.len(), || self.front.describe(text))?;
         self.names_fit(text, &described)?;
         Ok(described)
     }
@@ -419,6 +423,15 @@ impl Conversation {
     pub(super) fn effect(&mut self, space: Space, name: &[u8]) -> Effect {
         self.serial += 1;
         Effect { space, name: name.into(), serial: self.serial }
+    }
+}
+
+/// Reads a text where a long one does not keep this thread's other sessions and handshakes waiting.
+fn unhindered<T>(length: usize, read: impl FnOnce() -> T) -> T {
+    let runtime = Handle::try_current().map(|handle| handle.runtime_flavor());
+    match runtime {
+        Ok(RuntimeFlavor::MultiThread) if length > LONG_TEXT => block_in_place(read),
+        _ => read(),
     }
 }
 
