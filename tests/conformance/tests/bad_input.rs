@@ -125,6 +125,8 @@ async fn what_is_no_postgresql_client_is_told_so_and_closed() {
         let read = tokio::time::timeout(wire::PATIENCE, tcp.read_to_end(&mut answer)).await.expect("it closes");
         let answer = String::from_utf8_lossy(&answer).into_owned();
         assert!(answer.contains(told), "{what}: {answer:?} {read:?}");
+        // The proxy waits for our end before it calls the connection done.
+        drop(tcp);
         logged_once(&guarded, before, "connection refused").await;
     }
     // Inside TLS.
