@@ -224,6 +224,8 @@ async fn a_change_by_somebody_else_is_put_right_and_a_field_taken_out_goes() {
     stage.until("apps/v1", "Deployment", "prod", "orders-db-proxy", |o| memory(o).is_null()).await;
     stage.delete("v1", "Service", "prod", "orders-db").await;
     stage.until("v1", "Service", "prod", "orders-db", |o| o["metadata"]["deletionTimestamp"].is_null()).await;
+    // The identity was applied with the others, its certificate may come after their children.
+    stage.until("v1", "Secret", "ci", "migration-bot-mtls", |o| o["data"]["tls.key"].is_string()).await;
     stage.delete("v1", "Secret", "ci", "migration-bot-mtls").await;
     stage.until("v1", "Secret", "ci", "migration-bot-mtls", |o| o["metadata"]["deletionTimestamp"].is_null()).await;
     operator.stop().await;
