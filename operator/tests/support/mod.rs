@@ -18,8 +18,8 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Stories take turns: each has a control plane of its own, and the machine has few cores.
-static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+/// Stories take turns, two at a time: each has a control plane of its own, waits half of the time, and the machine has few cores.
+static TURN: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(2);
 const SYSTEM: &str = "sallyport-system";
 /// A condition that is not true by then never will be.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub struct Stage {
     pub plane: ControlPlane,
     pub client: Client,
-    _turn: tokio::sync::MutexGuard<'static, ()>,
+    _turn: tokio::sync::SemaphorePermit<'static>,
 }
 
 /// An operator of this process.
@@ -40,7 +40,7 @@ pub struct Operator {
 
 impl Stage {
     pub async fn new() -> Self {
-        let turn = TURN.lock().await;
+        let turn = TURN.acquire().await.unwrap();
         let plane = ControlPlane::start().await.unwrap();
         let client = plane.client().await.unwrap();
         let config = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/default");
@@ -159,7 +159,17 @@ impl Stage {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("{kind} {namespace}/{name} never came to be so: {last:#?}");
+        panic!("{kind} {namespace}/{name} never came to be so: {}", self.told(last.as_ref()));
+    }
+
+    /// What a failure needs: what is told of the object, and what the controllers beside us did last.
+    fn told(&self, object: Option<&Value>) -> String {
+        let status = object.map(|object| format!("{:#}", object["status"])).unwrap_or("it is not there".into());
+        let log = self.plane.kubeconfig().with_file_name("kube-controller-manager.log");
+        let log = std::fs::read_to_string(log).unwrap_or_default();
+        let tail: Vec<_> = log.lines().rev().take(12).collect();
+        let tail: Vec<_> = tail.into_iter().rev().map(|line| line.chars().take(300).collect::<String>()).collect();
+        format!("{status}\nkube-controller-manager, last:\n{}", tail.join("\n"))
     }
 
     pub async fn until_gone(&self, version: &str, kind: &str, namespace: &str, name: &str) {

@@ -345,7 +345,12 @@ async fn a_cancel_with_another_key_cancels_nothing() {
     }
     assert_eq!(one.until_ready().await.kinds(), "TDCZ", "it slept to its end");
     one.send(&query("select pg_sleep(30)")).await;
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let active = "select count(*) from pg_stat_activity where query = 'select pg_sleep(30)' and state = 'active'";
+    tokio::time::timeout(wire::PATIENCE, async {
+        while guarded.server.exec_sql(active).await.unwrap() != [[Some("1".to_owned())]] {}
+    })
+    .await
+    .expect("it never ran");
     let mut tcp = tokio::net::TcpStream::connect(("127.0.0.1", guarded.port())).await.unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut tcp, &request(&own)).await.unwrap();
     assert!(one.until_ready().await.errors()[0].starts_with("57014"), "its own key does");

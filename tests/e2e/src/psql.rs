@@ -170,7 +170,17 @@ impl StatementLoop {
                 counts.fetch_add(1, Ordering::Relaxed);
             }
         });
-        Self { stop, asked, wrong, thread: Some(thread) }
+        let load = Self { stop, asked, wrong, thread: Some(thread) };
+        // What a story does next is to happen under load, not before it.
+        let deadline = Instant::now() + ANSWER;
+        while load.asked() == 0 && load.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            if Instant::now() > deadline {
+                load.wrong.lock().unwrap_or_else(PoisonError::into_inner).push("no first answer".to_owned());
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        load
     }
 
     /// How many statements were answered so far.
@@ -181,6 +191,14 @@ impl StatementLoop {
     /// The answers that were not right so far.
     pub fn wrong(&self) -> Vec<String> {
         self.wrong.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until as many more were answered: what happens now is under load.
+    pub fn more(&self, statements: usize) {
+        let (wanted, deadline) = (self.asked() + statements, Instant::now() + ANSWER);
+        while self.asked() < wanted && self.wrong().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Ends it: how many statements were answered, and the answers that were not right.

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::sync::Mutex;
 
 static ALONE: Mutex<()> = Mutex::const_new(());
-const OUTAGE: Duration = Duration::from_secs(10);
+const OUTAGE: Duration = Duration::from_secs(60);
 const READ: &str = "select count(*) from orders";
 
 #[tokio::test]

@@ -26,6 +26,8 @@ async fn a_rotated_password_is_used_by_new_sessions_without_a_restart_and_open_o
     .await
     .unwrap();
     assert_eq!(scene.replicas().unwrap(), before, "no replica was replaced");
+    // Its session outlives the password it was opened with.
+    open.more(10);
     let (asked, wrong) = open.stop();
     assert!(wrong.is_empty() && asked > 10, "the open session of {asked} statements: {wrong:#?}");
     scene.kubectl(&["logs", "-n", &scene.shop, "-l", "sallyport.dev/target=orders-db", "--tail=-1"]).map_or_else(

@@ -24,11 +24,13 @@ async fn statements_run_and_are_recorded_with_their_parameters_and_outcomes() {
 
     assert_eq!(commands[0]["parameters"], json!([{"binaryBytes": 4}, {"binaryBytes": 5}]));
     assert_eq!(commands[1]["parameters"][1], json!(null));
-    let outcomes = stage.records.of("outcome");
+    let outcomes = stage.records.outcomes(commands.len()).await;
     assert!(outcomes.iter().all(|outcome| outcome["outcome"] == "completed" && outcome["rows"] == 1), "{outcomes:?}");
     let error = client.simple_query("select 1/0").await.unwrap_err();
     assert_eq!(error.code(), Some(&SqlState::DIVISION_BY_ZERO));
-    assert_eq!(stage.records.of("outcome").last().unwrap()["code"], "22012");
+    let outcomes = stage.records.outcomes(commands.len() + 1).await;
+    assert_eq!(outcomes.len(), commands.len() + 1);
+    assert_eq!(outcomes.last().unwrap()["code"], "22012");
 }
 
 #[tokio::test]

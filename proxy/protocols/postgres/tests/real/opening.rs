@@ -142,11 +142,18 @@ async fn a_target_that_asks_for_less_than_scram_is_not_trusted() {
     for (method, user) in [("trust", "postgres"), ("password", "postgres"), ("md5", "weak")] {
         std::fs::write(&hba, format!("local all all scram-sha-256\nhost all all all {method}\n")).unwrap();
         stage.server.exec_sql("select pg_reload_conf()").await.unwrap();
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         user.clone_into(&mut stage.vault.0.lock().unwrap().username);
-        let error = stage.try_connect("postgres").await.err().unwrap();
-        let message = error.as_db_error().unwrap().message().to_owned();
-        assert!(message.contains("did not prove"), "{method}: {message}");
+        // The postmaster reads its file some moment after the reload was asked for.
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            let error = stage.try_connect("postgres").await.err().unwrap();
+            let message = error.as_db_error().unwrap().message().to_owned();
+            if message.contains("did not prove") {
+                break;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{method}: {message}");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
     }
 }
 
@@ -167,7 +174,11 @@ async fn a_cancel_key_is_the_proxys_own_and_only_the_right_one_cancels() {
     let client = stage.connect().await;
     let token = client.cancel_token();
     let sleeping = tokio::spawn(async move { client.simple_query("select pg_sleep(20)").await.map(drop) });
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let running = "select count(*) from pg_stat_activity where query like '%pg_sleep(20)%' and pid <> pg_backend_pid() \
+                   and state = 'active'";
+    while stage.truth(running).await != "1" {
+        assert!(!sleeping.is_finished());
+    }
     // Someone else's guess: another secret for every process there is.
     let mut raw = Raw(stage.tcp().await);
     let pid: i32 = stage

@@ -64,6 +64,18 @@ impl Records {
         self.events.lock().unwrap().iter().filter(|event| event["event"] == kind).cloned().collect()
     }
 
+    /// Waits for that many outcomes: a client hears of an error before its target is ready again.
+    pub(crate) async fn outcomes(&self, count: usize) -> Vec<Value> {
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            let outcomes = self.of("outcome");
+            if outcomes.len() >= count || tokio::time::Instant::now() > deadline {
+                return outcomes;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
     /// The texts of the commands of a verdict.
     pub(crate) fn texts(&self, verdict: &str) -> Vec<String> {
         let commands = self.of("command").into_iter().filter(|event| event["verdict"] == verdict);
