@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+use crate::BoundTo;
 use crate::schema::{self, Conditions};
 
 /// Who an agent is. The operator issues it a short-lived certificate into a `kubernetes.io/tls` Secret; its
@@ -34,6 +35,11 @@ use crate::schema::{self, Conditions};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AgentIdentitySpec {
+    /// The service account whose pods may hold this identity, in this object's namespace. Absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = schema::DNS_SUBDOMAIN))]
+    pub service_account_name: Option<String>,
+
     /// Groups that policies select by, besides the name. A group belongs to this object's namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 63), regex(pattern = schema::DNS_LABEL)))]
@@ -51,6 +57,11 @@ pub struct AgentIdentitySpec {
     /// How the certificate is issued.
     #[serde(default)]
     pub certificate: CertificateSpec,
+
+    /// The pods from whose addresses alone the certificate counts: a copy of it is refused elsewhere. A change
+    /// ends open sessions. Absent: it counts from anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound_to: Option<BoundTo>,
 }
 
 /// How the certificate is issued.
@@ -102,6 +113,15 @@ pub struct AgentIdentityStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub secret_name: Option<String>,
+    /// The binding that `boundAddresses` answer, as a selector. While the spec says another, nobody is let in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32768))]
+    pub bound_for: Option<String>,
+    /// The addresses of the pods that the identity is bound to, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(max = 45)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub bound_addresses: Vec<String>,
     /// What is known about this object.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]

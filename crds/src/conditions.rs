@@ -15,6 +15,8 @@ pub const PROGRAMMED: &str = "Programmed";
 pub const READY: &str = "Ready";
 /// A certificate is in the Secret, valid and current.
 pub const ISSUED: &str = "Issued";
+/// Pods that the identity is bound to are there, and their addresses are told to the fleets.
+pub const BOUND: &str = "Bound";
 
 /// Reasons of conditions that are `True`.
 pub mod ok {
@@ -28,6 +30,8 @@ pub mod ok {
     pub const READY: &str = "Ready";
     /// `Issued`: the certificate is current.
     pub const ISSUED: &str = "Issued";
+    /// `Bound`: the addresses of every pod that counts are told.
+    pub const BOUND: &str = "Bound";
 }
 
 /// Reasons of conditions that are not `True`.
@@ -58,6 +62,10 @@ pub mod reason {
     pub const BUNDLE_TOO_LARGE: &str = "BundleTooLarge";
     /// It is on its way.
     pub const PENDING: &str = "Pending";
+    /// No pod that the identity is bound to has an address of its own.
+    pub const NO_PODS: &str = "NoPods";
+    /// More pods than there is room for addresses.
+    pub const TOO_MANY_ADDRESSES: &str = "TooManyAddresses";
     /// The replicas are not up.
     pub const NO_REPLICAS: &str = "NoReplicas";
 }

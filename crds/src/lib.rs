@@ -18,6 +18,7 @@
 
 mod access_policy;
 mod agent_identity;
+mod binding;
 pub mod conditions;
 mod definitions;
 mod protected_target;
@@ -29,6 +30,7 @@ pub use access_policy::{
     RuleAction, SubjectRef, TargetRef, WhereClause,
 };
 pub use agent_identity::{AgentIdentity, AgentIdentitySpec, AgentIdentityStatus, CertificateSpec};
+pub use binding::{BoundTo, LabelOperator, LabelRequirement, MOST_ADDRESSES, PodSelector};
 pub use definitions::definitions;
 pub use protected_target::{
     BundleSourceKind, CaBundleRef, Credential, EmptyDirStore, PostgresTarget, ProtectedTarget, ProtectedTargetSpec,

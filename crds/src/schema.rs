@@ -15,6 +15,11 @@ pub(crate) const DURATION: &str = "^([0-9]{1,6}(h|m|s))+$";
 /// `resource.Quantity`, with the suffixes that make sense for cpu, memory and storage.
 pub(crate) const QUANTITY: &str = r"^[0-9]{1,15}(\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$";
 
+/// The key of a label, with or without a prefix.
+pub(crate) const LABEL_KEY: &str = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$";
+/// The value of a label.
+pub(crate) const LABEL_VALUE: &str = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$";
+
 /// `metav1.Condition` as Gateway API writes it down: bounded, merged by type.
 pub(crate) fn conditions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
@@ -44,6 +49,20 @@ pub(crate) fn quantities(_: &mut SchemaGenerator) -> Schema {
         "type": "object",
         "maxProperties": 8,
         "additionalProperties": {"x-kubernetes-int-or-string": true, "pattern": QUANTITY, "minimum": 0}
+    })
+}
+
+/// Labels with their values. A schema bounds no keys, so a rule does.
+pub(crate) fn labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "description": "Labels with their values.",
+        "type": "object",
+        "maxProperties": 16,
+        "additionalProperties": {"type": "string", "maxLength": 63, "pattern": LABEL_VALUE},
+        "x-kubernetes-validations": [{
+            "rule": format!("self.all(key, size(key) <= 317 && key.matches('{LABEL_KEY}'))"),
+            "message": "a key is the name of a label, like app or example.com/app"
+        }]
     })
 }
 

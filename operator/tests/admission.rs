@@ -36,6 +36,14 @@ kind: AgentIdentity
 metadata: {name: bot, namespace: ci}
 spec: {groups: [one], revokeBefore: 2026-01-01T00:00:00Z, certificate: {duration: 2h, renewBefore: 20m, secretName: bot-tls}}
 ";
+const BOUND: &str = "
+apiVersion: sallyport.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: bot, namespace: ci}
+spec:
+  serviceAccountName: bot
+  boundTo: {podSelector: {matchLabels: {app: bot}, matchExpressions: [{key: tier, operator: In, values: [prod]}]}}
+";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_identity_is_judged_by_its_schema() {
@@ -64,6 +72,48 @@ async fn an_agent_identity_is_judged_by_its_schema() {
     stage.kubectl_create("{apiVersion: sallyport.dev/v1alpha1, kind: AgentIdentity, metadata: {name: plain, namespace: ci}, spec: {}}").unwrap();
     let plain = stage.get(OURS, "AgentIdentity", "ci", "plain").await.unwrap();
     assert_eq!(plain["spec"], serde_json::json!({"suspend": false, "certificate": {"duration": "1h"}}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_binding_is_judged_by_its_schema() {
+    let stage = Stage::new().await;
+    let expressions = ", matchExpressions: [{key: tier, operator: In, values: [prod]}]";
+    let many = |n: usize| (0..n).map(|n| format!("l{n}: v")).collect::<Vec<_>>().join(", ");
+    let (room, over) = (format!("{{{}}}", many(16)), format!("{{{}}}", many(17)));
+    let cases: &[Case] = &[
+        ("serviceAccountName: bot", "serviceAccountName: Bot", Some("spec.serviceAccountName")),
+        (expressions, "", None),
+        ("matchLabels: {app: bot}, ", "", None),
+        (
+            "{matchLabels: {app: bot}, matchExpressions: [{key: tier, operator: In, values: [prod]}]}",
+            "{}",
+            Some("at least one label"),
+        ),
+        (
+            "{matchLabels: {app: bot}, matchExpressions: [{key: tier, operator: In, values: [prod]}]}",
+            "{matchLabels: {}, matchExpressions: []}",
+            Some("at least one label"),
+        ),
+        (
+            "boundTo: {podSelector: {matchLabels: {app: bot}, matchExpressions: [{key: tier, operator: In, values: [prod]}]}}",
+            "boundTo: {}",
+            Some("spec.boundTo.podSelector"),
+        ),
+        ("{app: bot}", "{example.com/app: bot, x: ''}", None),
+        ("{app: bot}", "{'app,x': bot}", Some("a key is the name of a label")),
+        ("{app: bot}", "{app: 'bot,x=y'}", Some("spec.boundTo.podSelector.matchLabels.app")),
+        ("{app: bot}", &*Box::leak(room.into_boxed_str()), None),
+        ("{app: bot}", &*Box::leak(over.into_boxed_str()), Some("16")),
+        ("operator: In, values: [prod]", "operator: NotIn, values: [dev, test]", None),
+        ("operator: In, values: [prod]", "operator: Exists", None),
+        ("operator: In, values: [prod]", "operator: DoesNotExist", None),
+        ("operator: In, values: [prod]", "operator: In", Some("In and NotIn need values")),
+        ("operator: In, values: [prod]", "operator: Exists, values: [x]", Some("take none")),
+        ("operator: In, values: [prod]", "operator: Gt, values: ['1']", Some("Unsupported value")),
+        ("key: tier", "key: 'a b'", Some("spec.boundTo.podSelector.matchExpressions[0].key")),
+        ("values: [prod]", "values: ['a)']", Some("spec.boundTo.podSelector.matchExpressions[0].values[0]")),
+    ];
+    judge(&stage, BOUND, cases);
 }
 
 const TARGET: &str = "
