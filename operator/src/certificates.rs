@@ -14,7 +14,7 @@ use crate::controllers::Context;
 use crate::derive::certificate::Order;
 use crate::derive::names::FIELD_MANAGER;
 use crate::fault::Fault;
-use crate::issue::leaf::Role;
+use crate::issue::leaf::{Role, Subject};
 use crate::issue::tls_secret;
 
 /// What is to be issued, and into which Secret.
@@ -22,7 +22,7 @@ use crate::issue::tls_secret;
 pub(crate) struct Issue<'a> {
     pub(crate) order: &'a Order,
     pub(crate) role: Role,
-    pub(crate) common_name: &'a str,
+    pub(crate) subject: Subject<'a>,
     pub(crate) metadata: ObjectMeta,
 }
 
@@ -49,7 +49,7 @@ pub(crate) async fn write(
     found: Option<&Secret>,
     issue: Issue<'_>,
 ) -> Result<Secret, Fault> {
-    let issued = context.authority.issue(issue.order, issue.role, issue.common_name)?;
+    let issued = context.authority.issue(issue.order, issue.role, issue.subject)?;
     let name = issue.metadata.name.clone().unwrap_or_default();
     let mut secret = tls_secret(issue.metadata, &issued, context.authority.bundle());
     let written = match found {

@@ -354,12 +354,20 @@ async fn an_identity_made_again_or_revoked_has_a_new_certificate() {
     stage.apply(IDENTITY).await;
     let ready = |o: &Value| is(condition(o, "Ready"), "True", "Ready");
     let first = stage.until(OURS, "AgentIdentity", "ci", "migration-bot", ready).await;
+    let named = async || {
+        let secret = stage.get("v1", "Secret", "ci", "migration-bot-mtls").await.unwrap();
+        openssl(&secret, &["x509", "-noout", "-subject", "-nameopt", "multiline", "-in", "tls.crt"])
+    };
+    let uid = |o: &Value| o["metadata"]["uid"].as_str().unwrap().to_owned();
+    assert!(named().await.contains(&uid(&first)));
+    // At once: within the second in which the first was made, or the next.
     stage.delete(OURS, "AgentIdentity", "ci", "migration-bot").await;
-    tokio::time::sleep(Duration::from_millis(1100)).await;
     stage.apply(IDENTITY).await;
     let second = stage.until(OURS, "AgentIdentity", "ci", "migration-bot", ready).await;
     assert_ne!(first["status"]["serial"], second["status"]["serial"]);
     assert!(second["status"]["notBefore"].as_str() >= second["metadata"]["creationTimestamp"].as_str());
+    let told = named().await;
+    assert!(told.contains(&uid(&second)) && !told.contains(&uid(&first)), "{told}");
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let now = k8s_openapi::jiff::Timestamp::now().to_string();
     stage.apply(&format!("{}\n", IDENTITY.replace("spec: {", &format!("spec: {{revokeBefore: \"{now}\", ")))).await;

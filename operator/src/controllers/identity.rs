@@ -18,7 +18,7 @@ use crate::derive::certificate::{Held, Order, Plan};
 use crate::derive::{identity, names};
 use crate::fault::Fault;
 use crate::issue::inspect::inspect;
-use crate::issue::leaf::Role;
+use crate::issue::leaf::{Role, Subject};
 
 pub(crate) const KIND: &str = "AgentIdentity";
 
@@ -35,7 +35,8 @@ pub(crate) async fn reconcile(object: Arc<AgentIdentity>, context: Arc<Context>)
     if let Some(Plan::Issue(order)) = &plan.certificate {
         let metadata =
             certificates::metadata(&plan.secret, &namespace, names::owner(object.as_ref()), names::managed());
-        let issue = certificates::Issue { order, role: Role::Agent, common_name: &object.name_any(), metadata };
+        let subject = Subject { common_name: &object.name_any(), uid: object.metadata.uid.as_deref() };
+        let issue = certificates::Issue { order, role: Role::Agent, subject, metadata };
         let written = certificates::write(&context, &secrets, found.as_ref(), issue).await?;
         announce(&context, object.as_ref(), order, &held).await;
         // The same question again, with what is there now: the status is of what was written.

@@ -25,7 +25,7 @@ use crate::derive::refs::{self, Found, Reference, References};
 use crate::derive::target::{self, Fleet, TargetPlan, TargetView};
 use crate::fault::Fault;
 use crate::issue::inspect::inspect;
-use crate::issue::leaf::Role;
+use crate::issue::leaf::{Role, Subject};
 
 pub(crate) const KIND: &str = "ProtectedTarget";
 
@@ -53,7 +53,8 @@ pub(crate) async fn reconcile(object: Arc<ProtectedTarget>, context: Arc<Context
     if let Some(Plan::Issue(order)) = &plan.server {
         let labels = names::labels(&object.name_any());
         let metadata = certificates::metadata(&secret, &namespace, names::owner(object.as_ref()), labels);
-        let issue = certificates::Issue { order, role: Role::Fleet, common_name: &object.name_any(), metadata };
+        let subject = Subject { common_name: &object.name_any(), uid: None };
+        let issue = certificates::Issue { order, role: Role::Fleet, subject, metadata };
         context.metrics.issued(KIND, view.server == Held::Missing);
         view.server = look(Some(&certificates::write(&context, &secrets, server.as_ref(), issue).await?));
     }

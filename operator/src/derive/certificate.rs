@@ -31,6 +31,8 @@ pub struct Facts {
     pub not_after: Timestamp,
     /// The names in it.
     pub names: Names,
+    /// The UID of the object it was issued for, where it says.
+    pub uid: Option<String>,
     /// The trust domain's authority signed it, and the CA certificates beside it are the current ones.
     pub from_our_authority: bool,
     /// The private key beside it is the certificate's.
@@ -51,6 +53,8 @@ pub struct Names {
 pub struct Wanted {
     /// The names in it.
     pub names: Names,
+    /// The UID of the identity it is for; a fleet's certificate needs none.
+    pub uid: Option<String>,
     /// How long it is valid.
     pub lifetime: Duration,
     /// How long before its end it is replaced.
@@ -95,6 +99,7 @@ const CHECKS: &[Check] = &[
     ("the private key is not the certificate's", |held, _, _| !held.key_matches),
     ("another authority signed it", |held, _, _| !held.from_our_authority),
     ("the names in it changed", |held, want, _| held.names != want.names),
+    ("it was issued for another object", |held, want, _| held.uid != want.uid),
     ("it was revoked", |held, want, _| held.not_before < want.not_before),
     ("its duration was changed", |held, want, _| {
         held.not_after.duration_since(held.not_before) != signed(want.lifetime)
@@ -177,6 +182,7 @@ mod tests {
     fn want() -> Wanted {
         Wanted {
             names: Names { uris: vec!["spiffe://t/ns/a/agent/b".into()], dns: vec![] },
+            uid: Some("0b6f".into()),
             lifetime: Duration::from_secs(3600),
             renew_before: Duration::from_secs(1200),
             not_before: at(1000),
@@ -189,6 +195,7 @@ mod tests {
             not_before: at(from),
             not_after: at(from + 3600),
             names: want().names,
+            uid: want().uid,
             from_our_authority: true,
             key_matches: true,
         }
@@ -219,6 +226,9 @@ mod tests {
             Some("another authority signed it")
         );
         assert_eq!(because(Facts { names: Names::default(), ..held(1000) }, 1000), Some("the names in it changed"));
+        for uid in [None, Some("another".to_owned())] {
+            assert_eq!(because(Facts { uid, ..held(1000) }, 1000), Some("it was issued for another object"));
+        }
         assert_eq!(because(held(999), 1000), Some("it was revoked"));
         assert_eq!(because(Facts { not_after: at(9000), ..held(1000) }, 1000), Some("its duration was changed"));
     }

@@ -78,7 +78,7 @@ fn wanted(identity: &AgentIdentity, settings: &Settings) -> Result<(IdentityName
     let created = identity.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let not_before = certificate::earliest(created, identity.spec.revoke_before.as_ref().map(|time| time.0));
     let names = Names { uris: vec![name.to_string()], dns: Vec::new() };
-    Ok((name, Wanted { names, lifetime, renew_before, not_before }))
+    Ok((name, Wanted { names, uid: identity.metadata.uid.clone(), lifetime, renew_before, not_before }))
 }
 
 fn findings(identity: &AgentIdentity, plan: &Plan, secret: &str, now: Timestamp) -> Vec<Finding> {

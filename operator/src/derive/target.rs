@@ -194,6 +194,7 @@ fn server_wanted(target: &ProtectedTarget, settings: &Settings) -> Wanted {
     dns.sort();
     let created = target.metadata.creation_timestamp.as_ref().map(|time| time.0);
     Wanted {
+        uid: None,
         names: Names { uris: Vec::new(), dns },
         lifetime: SERVER_LIFETIME,
         renew_before: SERVER_LIFETIME / 3,

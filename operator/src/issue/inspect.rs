@@ -7,6 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::OID_X509_SERIALNUMBER;
 
 use super::leaf::Role;
 use super::{Authority, CA, CERTIFICATE, KEY};
@@ -46,6 +47,7 @@ fn facts(secret: &Secret, role: Role, authority: &Authority) -> Result<Facts, St
         not_before,
         not_after,
         names: names_in(&parsed)?,
+        uid: uid_in(&parsed),
         from_our_authority: bundle_is_current && is_signed_by(leaf, not_before, role, authority),
         key_matches: key_matches(leaf.clone(), key),
     })
@@ -64,6 +66,13 @@ fn names_in(certificate: &x509_parser::certificate::X509Certificate<'_>) -> Resu
     names.uris.sort();
     names.dns.sort();
     Ok(names)
+}
+
+/// The object it was issued for. What a proxy would not read as one is none: then a new certificate is issued.
+fn uid_in(certificate: &x509_parser::certificate::X509Certificate<'_>) -> Option<String> {
+    let mut found = certificate.subject().iter_by_oid(&OID_X509_SERIALNUMBER);
+    let uid = found.next()?.as_str().ok()?.to_owned();
+    found.next().is_none().then_some(uid)
 }
 
 /// The validity is judged by `derive`, against its own clock: here only the signature and the usage.
@@ -90,8 +99,11 @@ fn key_matches(leaf: CertificateDer<'static>, key: PrivateKeyDer<'static>) -> bo
 mod tests {
     use super::*;
     use crate::derive::certificate::Order;
+    use crate::issue::leaf::Subject;
     use crate::issue::tls_secret;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+
+    const SUBJECT: Subject<'_> = Subject { common_name: "a", uid: Some("0b6f6cf4-91a5-4e35-8ba9-0d2bd2b6d1d7") };
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -117,7 +129,7 @@ mod tests {
     }
 
     fn secret(authority: &Authority) -> Secret {
-        let issued = authority.issue(&order(), Role::Agent, "a").unwrap();
+        let issued = authority.issue(&order(), Role::Agent, SUBJECT).unwrap();
         tls_secret(ours(), &issued, authority.bundle())
     }
 
@@ -132,6 +144,7 @@ mod tests {
             (facts.names, facts.not_before, facts.not_after),
             (order().names, order().not_before, order().not_after)
         );
+        assert_eq!(facts.uid.as_deref(), SUBJECT.uid);
     }
 
     #[test]
@@ -169,8 +182,18 @@ mod tests {
     }
 
     #[test]
+    fn a_fleets_certificate_names_no_object() {
+        let authority = authority();
+        let subject = Subject { common_name: "a", uid: None };
+        let issued = authority.issue(&order(), Role::Fleet, subject).unwrap();
+        let secret = tls_secret(ours(), &issued, authority.bundle());
+        let Held::Certificate(facts) = inspect(Some(&secret), "u", Role::Fleet, &authority) else { panic!() };
+        assert_eq!(facts.uid, None);
+    }
+
+    #[test]
     fn an_issued_key_is_not_printed() {
-        let issued = authority().issue(&order(), Role::Agent, "a").unwrap();
+        let issued = authority().issue(&order(), Role::Agent, SUBJECT).unwrap();
         assert!(!format!("{issued:?}").contains("PRIVATE KEY"));
     }
 }

@@ -1,13 +1,14 @@
 //! Leaf certificates: ECDSA P-256, a new key each time.
 //!
 //! Owns the key from its making until it is in the Secret. Touches randomness. Invariant: an agent's
-//! certificate names its SPIFFE ID and nothing else; it can be a client and nothing else.
+//! certificate names its SPIFFE ID and the object it was issued for, and nothing else; it can be a client and
+//! nothing else.
 
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    CertificateParams, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
 use secrecy::SecretString;
@@ -33,6 +34,19 @@ pub enum Role {
     Fleet,
 }
 
+/// The subject of a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subject<'a> {
+    /// For display: nothing reads it.
+    pub common_name: &'a str,
+    /// The UID of the `AgentIdentity` it is issued for, as X.520 serialNumber: an identity that is deleted and
+    /// made again has another one, so that it does not revive the certificates of the one before.
+    pub uid: Option<&'a str>,
+}
+
+/// X.520 serialNumber.
+const SERIAL_NUMBER: [u64; 4] = [2, 5, 4, 5];
+
 /// A certificate could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("the certificate could not be made: {0}")]
@@ -43,12 +57,10 @@ impl Authority {
     ///
     /// # Errors
     /// When a name cannot stand in a certificate, or the provider fails.
-    pub fn issue(&self, order: &Order, role: Role, common_name: &str) -> Result<Issued, IssueError> {
+    pub fn issue(&self, order: &Order, role: Role, subject: Subject<'_>) -> Result<Issued, IssueError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        // X.520 bounds a common name at 64 characters; it is for display, and nothing reads it.
-        params.distinguished_name.push(DnType::CommonName, common_name.chars().take(64).collect::<String>());
+        params.distinguished_name = subject.name()?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.serial_number = Some(serial());
         set_validity(&mut params, order.not_before, order.not_after);
@@ -66,6 +78,19 @@ impl Authority {
         }
         let leaf = params.signed_by(&key, &self.issuer)?.pem();
         Ok(Issued { chain: leaf + &self.intermediates, key: SecretString::from(key.serialize_pem()) })
+    }
+}
+
+impl Subject<'_> {
+    fn name(&self) -> Result<DistinguishedName, rcgen::Error> {
+        let mut name = DistinguishedName::new();
+        // X.520 bounds a common name at 64 characters.
+        name.push(DnType::CommonName, self.common_name.chars().take(64).collect::<String>());
+        if let Some(uid) = self.uid {
+            let uid = DnValue::PrintableString(uid.try_into()?);
+            name.push(DnType::CustomDnType(SERIAL_NUMBER.to_vec()), uid);
+        }
+        Ok(name)
     }
 }
 

@@ -60,6 +60,8 @@ pub struct HeldCertificate {
     #[serde(default)]
     pub uri: Option<String>,
     #[serde(default)]
+    pub uid: Option<String>,
+    #[serde(default)]
     pub dns: Vec<String>,
     #[serde(default)]
     pub foreign_authority: bool,
@@ -123,7 +125,7 @@ impl World {
             identity.status = Some(plan.status.clone());
             if let Some(Plan::Issue(order)) = &plan.certificate {
                 let at = format!("{}/{}", identity.namespace().unwrap(), plan.secret);
-                next.held.insert(at, held_as(order));
+                next.held.insert(at, held_as(order, identity.metadata.uid.clone()));
             }
         }
         for target in &mut next.targets {
@@ -133,7 +135,7 @@ impl World {
             status.replicas = replicas.into_iter().filter(|entry| !plan.departed.contains(&entry.pod)).collect();
             target.status = Some(status);
             if let Some(Plan::Issue(order)) = &plan.server {
-                next.held.insert(format!("{}-server", key(target)), held_as(order));
+                next.held.insert(format!("{}-server", key(target)), held_as(order, None));
             }
         }
         for policy in &mut next.policies {
@@ -189,6 +191,7 @@ impl World {
             not_before: held.from,
             not_after: held.from + Duration::from_secs(held.seconds.unsigned_abs()),
             names: Names { uris: held.uri.iter().cloned().collect(), dns },
+            uid: held.uid.clone(),
             from_our_authority: !held.foreign_authority,
             key_matches: true,
         })
@@ -214,11 +217,12 @@ impl World {
     }
 }
 
-fn held_as(order: &sallyport_operator::derive::certificate::Order) -> HeldCertificate {
+fn held_as(order: &sallyport_operator::derive::certificate::Order, uid: Option<String>) -> HeldCertificate {
     HeldCertificate {
         from: order.not_before,
         seconds: order.not_after.as_second() - order.not_before.as_second(),
         uri: order.names.uris.first().cloned(),
+        uid,
         dns: order.names.dns.clone(),
         foreign_authority: false,
         somebody_elses: false,

@@ -190,7 +190,12 @@ impl Gate {
         let mut gate = Self {
             feed: Arc::clone(feed),
             ports: ports.clone(),
-            session: Session { identity: principal.identity.clone(), not_before: principal.not_before, credential },
+            session: Session {
+                identity: principal.identity.clone(),
+                not_before: principal.not_before,
+                uid: principal.uid.clone(),
+                credential,
+            },
             names: Names {
                 session: id.to_string(),
                 agent: principal.identity.to_string(),

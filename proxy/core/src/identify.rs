@@ -1,12 +1,13 @@
 //! From a verified certificate to a principal.
 //!
-//! Owns the reading of the one URI SAN. Touches its arguments only. Invariant: exactly one URI SAN, in our
-//! trust domain, of our form; nothing else in the certificate names anybody.
+//! Owns the reading of the one URI SAN, and of the object's UID in the subject. Touches its arguments only.
+//! Invariant: exactly one URI SAN, in our trust domain, of our form; nothing else in the certificate names anybody.
 
 use rustls_pki_types::CertificateDer;
 use sallyport_policy::{IdentityName, SpiffeError};
 use webpki::EndEntityCert;
 use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::OID_X509_SERIALNUMBER;
 
 /// Who speaks, as its certificate proves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct Principal {
     pub identity: IdentityName,
     /// The certificate's serial number in lower-case hex.
     pub serial: String,
+    /// The UID of the `AgentIdentity` it was issued for: the subject's X.520 serialNumber, where it has one.
+    pub uid: Option<String>,
     /// Start of validity, seconds since the Unix epoch.
     pub not_before: i64,
     /// End of validity, seconds since the Unix epoch.
@@ -30,6 +33,9 @@ pub enum IdentifyError {
     /// None, or more than one.
     #[error("the certificate has {0} URI names, it must have exactly one")]
     UriNames(usize),
+    /// More than one, or no text.
+    #[error("the certificate's subject must name one object as its serialNumber")]
+    Uid,
     /// Not an identity of ours.
     #[error("the certificate's URI name is {0}")]
     Name(#[from] SpiffeError),
@@ -62,8 +68,14 @@ pub fn identify(certificate: &CertificateDer<'_>, trust_domain: &str) -> Result<
     if all != 1 {
         return Err(IdentifyError::UriNames(all));
     }
+    let mut uids = parsed.subject().iter_by_oid(&OID_X509_SERIALNUMBER);
+    let uid = uids.next().map(|uid| uid.as_str().map(str::to_owned)).transpose().map_err(|_| IdentifyError::Uid)?;
+    if uids.next().is_some() {
+        return Err(IdentifyError::Uid);
+    }
     Ok(Principal {
         identity,
+        uid,
         serial: parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
         not_before: parsed.validity().not_before.timestamp(),
         not_after: parsed.validity().not_after.timestamp(),
@@ -102,6 +114,32 @@ mod tests {
         assert_eq!(principal.identity.to_string(), BOT);
         assert_eq!(principal.serial, "0aff01");
         assert_eq!((principal.not_before, principal.not_after), (1_704_067_200, 1_704_153_600));
+    }
+
+    fn issued_for(uids: &[&str]) -> Result<Principal, IdentifyError> {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![uri(BOT)];
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        for (at, uid) in uids.iter().enumerate() {
+            // rcgen keeps one value a type: an unused one, changed to the right one below, makes a second.
+            let kind = rcgen::DnType::CustomDnType(vec![2, 5, 4, 5 + u64::try_from(at).unwrap()]);
+            params.distinguished_name.push(kind, rcgen::DnValue::PrintableString((*uid).try_into().unwrap()));
+        }
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let mut bytes = certificate.der().to_vec();
+        for at in 0..bytes.len() - 5 {
+            if bytes[at..].starts_with(&[6, 3, 0x55, 4, 6]) {
+                bytes[at + 4] = 5;
+            }
+        }
+        identify(&CertificateDer::from(bytes), "cluster.local")
+    }
+
+    #[test]
+    fn the_object_it_was_issued_for_is_read_from_the_subject_and_two_are_one_too_many() {
+        assert_eq!(issued_for(&[]).unwrap().uid, None);
+        assert_eq!(issued_for(&["one"]).unwrap().uid.as_deref(), Some("one"));
+        assert_eq!(issued_for(&["one", "one"]), Err(IdentifyError::Uid));
     }
 
     #[test]

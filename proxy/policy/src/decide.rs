@@ -15,6 +15,8 @@ pub struct Session {
     pub identity: IdentityName,
     /// notBefore of the certificate, in seconds since the Unix epoch.
     pub not_before: i64,
+    /// UID of the object the certificate was issued for, where it says.
+    pub uid: Option<String>,
     /// The target's credential by name.
     pub credential: String,
 }
@@ -52,7 +54,7 @@ pub enum DenyReason {
     UnknownIdentity,
     /// It is suspended.
     Suspended,
-    /// The certificate was issued before the identity's `minNotBefore`.
+    /// The certificate was issued before the identity's `minNotBefore`, or for one of the same name before it.
     Revoked,
     /// No policy grants this credential to this identity.
     CredentialNotGranted {
@@ -159,7 +161,8 @@ fn known_member<'w>(world: &'w World, session: &Session) -> Result<&'w Member, D
     if member.suspended {
         return Err(DenyReason::Suspended.into());
     }
-    if session.not_before < member.min_not_before {
+    let of_another = member.uid.is_some() && member.uid != session.uid;
+    if session.not_before < member.min_not_before || of_another {
         return Err(DenyReason::Revoked.into());
     }
     Ok(member)

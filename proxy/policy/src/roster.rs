@@ -34,6 +34,10 @@ pub struct Member {
     /// creation. Seconds since the Unix epoch.
     #[serde(default)]
     pub min_not_before: i64,
+    /// The UID of the `AgentIdentity`. Where it is known, certificates that name another or none are dead: an
+    /// identity that is made again, be it in the same second, does not revive those of the one before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
 }
 
 impl Roster {

@@ -13,6 +13,7 @@ fn session() -> Session {
     Session {
         identity: IdentityName::new("cluster.local", "ci", "bot").unwrap(),
         not_before: 100,
+        uid: Some("one".into()),
         credential: "default".into(),
     }
 }
@@ -210,6 +211,24 @@ fn a_certificate_older_than_its_identity_is_refused() {
     roster.insert(Member { namespace: "ci".into(), name: "bot".into(), min_not_before: 101, ..Member::default() });
     world.roster = Arc::new(roster);
     assert_eq!(standing(&world, &session()).unwrap_err().reason, DenyReason::Revoked);
+}
+
+#[test]
+fn a_certificate_of_an_identity_that_was_made_again_is_refused_whatever_its_time() {
+    let mut world = world(allow_all());
+    let mut met = |member: Option<&str>, certificate: Option<&str>| {
+        let mut roster = Roster::default();
+        let uid = member.map(str::to_owned);
+        roster.insert(Member { namespace: "ci".into(), name: "bot".into(), uid, ..Member::default() });
+        world.roster = Arc::new(roster);
+        let session = Session { uid: certificate.map(str::to_owned), ..session() };
+        standing(&world, &session).map_err(|denial| denial.reason)
+    };
+    assert_eq!(met(Some("one"), Some("one")), Ok(()));
+    assert_eq!(met(Some("two"), Some("one")), Err(DenyReason::Revoked));
+    assert_eq!(met(Some("two"), None), Err(DenyReason::Revoked), "one that does not say is of nobody");
+    // A roster without UIDs (from files) asks for none.
+    assert_eq!((met(None, Some("one")), met(None, None)), (Ok(()), Ok(())));
 }
 
 #[test]

@@ -108,6 +108,7 @@ fn member(namespace: &str, identity: &AgentIdentity) -> Member {
         suspended: identity.spec.suspend,
         // An identity that was made again does not revive the certificates of the one before.
         min_not_before: created.max(revoked),
+        uid: identity.metadata.uid.clone(),
     }
 }
 
@@ -179,7 +180,8 @@ mod tests {
     #[test]
     fn an_identity_made_again_or_revoked_kills_older_certificates() {
         let mut identity = identity("bot", 100);
-        assert_eq!(member("a", &identity).min_not_before, 100);
+        identity.metadata.uid = Some("one".into());
+        assert_eq!((member("a", &identity).min_not_before, member("a", &identity).uid.as_deref()), (100, Some("one")));
         identity.spec.revoke_before = Some(Time(jiff::Timestamp::from_second(50).unwrap()));
         assert_eq!(member("a", &identity).min_not_before, 100);
         identity.spec.revoke_before = Some(Time(jiff::Timestamp::from_second(150).unwrap()));

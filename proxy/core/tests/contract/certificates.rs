@@ -130,6 +130,23 @@ async fn a_certificate_from_before_the_revocation_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_certificate_of_an_identity_that_was_made_again_is_refused() {
+    let mut stage = Stage::new();
+    stage.service.feed.publish_roster(roster(Member { uid: Some("two".into()), ..member() }));
+    for leaf in [stage.authority.agent_of(BOT, "one"), stage.authority.agent(&[BOT])] {
+        assert_eq!(told(&stage, &leaf).await, "no this certificate was revoked: use a newer one");
+    }
+    let leaf = stage.authority.agent_of(BOT, "two");
+    let mut agent = stage.arrive(&leaf).await;
+    let mut target = stage.target().await;
+    target.let_in("key").await;
+    agent.greeted().await;
+    // Made again while the session is open, in the very same second: nothing but the UID differs.
+    stage.service.feed.publish_roster(roster(Member { uid: Some("three".into()), ..member() }));
+    assert_eq!(agent.last_line().await, "bye this certificate was revoked: use a newer one");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_emptied_roster_lets_nobody_in() {
     let stage = Stage::new();
     stage.service.feed.publish_roster(Roster::default());

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
+    date_time_ymd,
 };
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
@@ -39,7 +40,16 @@ impl Authority {
     }
 
     fn sign(&self, names: Vec<SanType>, usage: ExtendedKeyUsagePurpose, last_year: i32) -> Leaf {
-        let mut params = CertificateParams::default();
+        self.complete(CertificateParams::default(), names, usage, last_year)
+    }
+
+    fn complete(
+        &self,
+        mut params: CertificateParams,
+        names: Vec<SanType>,
+        usage: ExtendedKeyUsagePurpose,
+        last_year: i32,
+    ) -> Leaf {
         params.subject_alt_names = names;
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(last_year, 1, 1);
@@ -51,6 +61,14 @@ impl Authority {
 
     pub fn agent(&self, uris: &[&str]) -> Leaf {
         self.sign(uris.iter().map(|name| uri(name)).collect(), ExtendedKeyUsagePurpose::ClientAuth, 2090)
+    }
+
+    /// An agent's, issued for the object of that UID.
+    pub fn agent_of(&self, name: &str, uid: &str) -> Leaf {
+        let mut params = CertificateParams::default();
+        let uid = DnValue::PrintableString(uid.try_into().unwrap());
+        params.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 5]), uid);
+        self.complete(params, vec![uri(name)], ExtendedKeyUsagePurpose::ClientAuth, 2090)
     }
 
     pub fn expired(&self, name: &str) -> Leaf {
