@@ -14,6 +14,7 @@ use k8s_openapi::jiff::Timestamp;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
+use crate::issue::Trust;
 use crate::metrics::Metrics;
 use crate::stores::Stores;
 
@@ -25,7 +26,7 @@ pub(crate) struct Page {
     pub(crate) stores: Stores,
     /// The stores are filled.
     pub(crate) ready: AtomicBool,
-    pub(crate) authority_ends: Timestamp,
+    pub(crate) trust: Arc<Trust>,
     pub(crate) clock: fn() -> Timestamp,
 }
 
@@ -54,7 +55,7 @@ async fn readiness(State(page): State<Arc<Page>>) -> impl IntoResponse {
 async fn metrics(State(page): State<Arc<Page>>) -> impl IntoResponse {
     let now = (page.clock)();
     let left = |end: Timestamp| end.duration_since(now).as_secs_f64();
-    page.metrics.authority_expiry.set(left(page.authority_ends));
+    page.metrics.authority_expiry.set(left(page.trust.current().not_after()));
     let ends = page.stores.identities.state();
     let ends = ends.iter().filter_map(|identity| identity.status.as_ref()?.not_after.as_ref().map(|time| time.0));
     if let Some(nearest) = ends.min() {

@@ -21,9 +21,9 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Page};
 use crate::bell::Bell;
 use crate::config::Config;
-use crate::controllers::{self, Context, Memory, Reporter, fleets, identity, policy, target};
+use crate::controllers::{self, Context, Memory, Reporter, fleets, identity, policy, target, trust};
 use crate::derive::names;
-use crate::issue::Authority;
+use crate::issue::{Authority, Trust};
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::stores::Stores;
@@ -37,20 +37,25 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// When the CA's Secret cannot be used, the admin port cannot be listened on, or the lease was lost.
 pub async fn run(config: Config, client: Client, stop: CancellationToken) -> anyhow::Result<()> {
     let clock: fn() -> Timestamp = Timestamp::now;
-    let authority = authority(&config, &client, clock()).await?;
+    let trust = Arc::new(Trust::new(authority(&config, &client, clock()).await?));
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
 
     // Watches: from here on the caches are warm, leading or not.
     let (bell, mut watches) = (Bell::default(), JoinSet::new());
-    let stores = Stores::start(&client, &bell, &mut watches);
+    let stores = Stores::start(&client, &config.namespace, &bell, &mut watches);
     bell.attach(stores.policies.clone());
 
     // The admin port.
-    let authority_ends = authority.not_after();
     let ready = AtomicBool::new(false);
-    let page =
-        Arc::new(Page { registry, metrics: metrics.clone(), stores: stores.clone(), ready, authority_ends, clock });
+    let page = Arc::new(Page {
+        registry,
+        metrics: metrics.clone(),
+        stores: stores.clone(),
+        ready,
+        trust: Arc::clone(&trust),
+        clock,
+    });
     let mut services = JoinSet::new();
     if let Some(address) = config.admin {
         services.spawn(admin::serve(address, Arc::clone(&page), stop.clone()));
@@ -84,7 +89,8 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> any
         client,
         stores: stores.clone(),
         settings: config.settings,
-        authority,
+        trust,
+        ca: trust::Place { namespace: config.namespace, secret: config.ca_secret },
         metrics,
         clock,
         recorder: Reporter(recorder),
@@ -143,6 +149,7 @@ fn start_controllers(context: &Arc<Context>, bell: &Bell, stop: &CancellationTok
         policy::reconcile,
     ));
     running.spawn(fleets::run(Arc::clone(context), bell.fleets_rung(), stop.clone()));
+    running.spawn(trust::run(Arc::clone(context), bell.clone(), bell.trust_rung(), stop.clone()));
     running.spawn(forget(Arc::clone(context), stop.clone()));
     running
 }

@@ -24,6 +24,7 @@ pub(crate) struct Bell {
     targets: Arc<Queue<ProtectedTarget>>,
     policies: Arc<Queue<AccessPolicy>>,
     fleets: Arc<Notify>,
+    trust: Arc<Notify>,
     policy_store: Arc<std::sync::OnceLock<Store<AccessPolicy>>>,
 }
 
@@ -65,6 +66,11 @@ impl Bell {
         self.fleets.notify_one();
     }
 
+    /// The authority and what is trusted.
+    pub(crate) fn trust(&self) {
+        self.trust.notify_one();
+    }
+
     /// All of it.
     pub(crate) fn everything(&self) {
         self.identities.ring_all();
@@ -95,6 +101,12 @@ impl Bell {
     #[must_use]
     pub(crate) fn fleets_rung(&self) -> Arc<Notify> {
         Arc::clone(&self.fleets)
+    }
+
+    /// What [`Self::trust`] wakes.
+    #[must_use]
+    pub(crate) fn trust_rung(&self) -> Arc<Notify> {
+        Arc::clone(&self.trust)
     }
 
     pub(crate) fn identity_changed(&self, identity: &AgentIdentity, _: &Store<AgentIdentity>) {

@@ -15,11 +15,13 @@ use crate::derive::certificate::Order;
 use crate::derive::names::FIELD_MANAGER;
 use crate::fault::Fault;
 use crate::issue::leaf::{Role, Subject};
-use crate::issue::tls_secret;
+use crate::issue::{Authority, tls_secret};
 
 /// What is to be issued, and into which Secret.
 #[derive(Debug)]
 pub(crate) struct Issue<'a> {
+    /// Taken once: certificate and bundle are of one authority, also while another comes into force.
+    pub(crate) authority: &'a Authority,
     pub(crate) order: &'a Order,
     pub(crate) role: Role,
     pub(crate) subject: Subject<'a>,
@@ -49,9 +51,9 @@ pub(crate) async fn write(
     found: Option<&Secret>,
     issue: Issue<'_>,
 ) -> Result<Secret, Fault> {
-    let issued = context.authority.issue(issue.order, issue.role, issue.subject)?;
+    let issued = issue.authority.issue(issue.order, issue.role, issue.subject)?;
     let name = issue.metadata.name.clone().unwrap_or_default();
-    let mut secret = tls_secret(issue.metadata, &issued, context.authority.bundle());
+    let mut secret = tls_secret(issue.metadata, &issued, issue.authority.bundle());
     let written = match found {
         // Made, not applied: an apply would overwrite a Secret that somebody made in between.
         None => {

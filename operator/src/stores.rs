@@ -41,6 +41,8 @@ pub(crate) struct Stores {
     pub(crate) network_policies: Store<NetworkPolicy>,
     /// Names and owners; what is in them is not kept.
     pub(crate) secrets: Store<PartialObjectMeta<Secret>>,
+    /// The same of all Secrets beside the operator: a CA that was given carries no label of ours.
+    pub(crate) beside: Store<PartialObjectMeta<Secret>>,
     /// Names and labels.
     pub(crate) pods: Store<PartialObjectMeta<Pod>>,
 }
@@ -54,7 +56,7 @@ impl Debug for Stores {
 impl Stores {
     /// Starts every watch, in `tasks`.
     #[must_use]
-    pub(crate) fn start(client: &Client, bell: &Bell, tasks: &mut JoinSet<()>) -> Self {
+    pub(crate) fn start(client: &Client, namespace: &str, bell: &Bell, tasks: &mut JoinSet<()>) -> Self {
         let all = watch::Config::default;
         let ours = || watch::Config::default().labels(&managed_selector());
         let mut watches = Watches { client, bell, tasks };
@@ -73,6 +75,10 @@ impl Stores {
             budgets: watches.follow(ours(), wake_owner),
             network_policies: watches.follow(ours(), wake_owner),
             secrets: watches.follow(ours(), wake_owner),
+            beside: watches.keep(
+                watcher::watcher(Api::namespaced(client.clone(), namespace), all()),
+                |bell, _: &PartialObjectMeta<Secret>, _| bell.trust(),
+            ),
             pods: watches.follow(ours(), |bell, pod: &PartialObjectMeta<Pod>, _| {
                 if let Some(target) = pod.labels().get(TARGET) {
                     bell.fleet_changed(&pod.metadata.namespace.clone().unwrap_or_default(), target);
@@ -98,6 +104,7 @@ impl Stores {
         self.budgets.wait_until_ready().await?;
         self.network_policies.wait_until_ready().await?;
         self.secrets.wait_until_ready().await?;
+        self.beside.wait_until_ready().await?;
         self.pods.wait_until_ready().await
     }
 }

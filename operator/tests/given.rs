@@ -88,3 +88,78 @@ async fn a_given_ca_signs_and_the_operator_says_what_it_does() {
     stop.cancel();
     operator.await.unwrap().unwrap();
 }
+
+/// The Secret of a CA that openssl makes, with `change` done to its parts.
+fn ca_secret(name: &str, change: impl FnOnce(&mut Value)) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    openssl(
+        dir.path(),
+        &format!(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN={name} -keyout ca.key -out ca.crt"
+        ),
+    );
+    let text = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+    let mut parts = json!({"tls.crt": text("ca.crt"), "tls.key": text("ca.key")});
+    change(&mut parts);
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+        "metadata": {"name": "sallyport-ca", "namespace": "sallyport-system"}, "stringData": parts,
+    })
+    .to_string()
+}
+
+async fn issuer(stage: &Stage) -> String {
+    let leaf = stage.get("v1", "Secret", "ci", "migration-bot-mtls").await.unwrap();
+    let bytes: ByteString = serde_json::from_value(leaf["data"]["tls.crt"].clone()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("tls.crt"), bytes.0).unwrap();
+    openssl(dir.path(), "x509 -noout -issuer -in tls.crt")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_secret_that_cannot_be_used_is_told_and_changes_nothing() {
+    let stage = Stage::new().await;
+    stage.apply(&ca_secret("first", |_| {})).await;
+    let operator = stage.operator().await;
+    stage.apply(IDENTITY).await;
+    let ready = |o: &Value| is(condition(o, "Ready"), "True", "Ready");
+    let first = stage.until(OURS, "AgentIdentity", "ci", "migration-bot", ready).await;
+
+    let events = stage.api("events.k8s.io/v1", "Event", "sallyport-system").await;
+    let told = async |words: &str| {
+        let look = async {
+            loop {
+                let all = events.list(&kube::api::ListParams::default()).await.unwrap();
+                let about = |event: &&kube::core::DynamicObject| event.data["regarding"]["name"] == "sallyport-ca";
+                if all.items.iter().filter(about).any(|event| event.data["note"].as_str().unwrap_or("").contains(words))
+                {
+                    break;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(30), look)
+            .await
+            .unwrap_or_else(|_| panic!("not told: {words}"));
+    };
+    let other: Value = serde_json::from_str(&ca_secret("other", |_| {})).unwrap();
+    stage.apply(&ca_secret("mismatch", |parts| parts["tls.key"] = other["stringData"]["tls.key"].clone())).await;
+    told("tls.key is not the key of the certificate").await;
+    stage.apply(&ca_secret("keyless", |parts| parts["tls.key"] = json!(""))).await;
+    told("tls.key is missing or empty").await;
+    stage.apply(&ca_secret("text", |parts| parts["tls.crt"] = json!("no certificate"))).await;
+    told("tls.crt: holds no PEM certificate").await;
+    let after = stage.get(OURS, "AgentIdentity", "ci", "migration-bot").await.unwrap();
+    assert_eq!(after["status"]["serial"], first["status"]["serial"], "the last good authority stays in force");
+    // Made anew under the last good one, while its Secret cannot be used.
+    stage.delete("v1", "Secret", "ci", "migration-bot-mtls").await;
+    let again = |o: &Value| ready(o) && o["status"]["serial"] != first["status"]["serial"];
+    let second = stage.until(OURS, "AgentIdentity", "ci", "migration-bot", again).await;
+    assert!(issuer(&stage).await.contains("first"));
+
+    stage.apply(&ca_secret("second", |_| {})).await;
+    let again = |o: &Value| ready(o) && o["status"]["serial"] != second["status"]["serial"];
+    stage.until(OURS, "AgentIdentity", "ci", "migration-bot", again).await;
+    assert!(issuer(&stage).await.contains("second"), "a good one is taken without a restart");
+    operator.stop().await;
+}

@@ -26,7 +26,8 @@ pub(crate) async fn reconcile(object: Arc<AgentIdentity>, context: Arc<Context>)
     let namespace = object.namespace().unwrap_or_default();
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
     let uid = object.uid().unwrap_or_default();
-    let look = |secret: Option<&Secret>| inspect(secret, &uid, Role::Agent, &context.authority);
+    let authority = context.authority();
+    let look = |secret: Option<&Secret>| inspect(secret, &uid, Role::Agent, &authority);
 
     let found = secrets.get_opt(&names::identity_secret(&object)).await?;
     let held = look(found.as_ref());
@@ -36,7 +37,7 @@ pub(crate) async fn reconcile(object: Arc<AgentIdentity>, context: Arc<Context>)
         let metadata =
             certificates::metadata(&plan.secret, &namespace, names::owner(object.as_ref()), names::managed());
         let subject = Subject { common_name: &object.name_any(), uid: object.metadata.uid.as_deref() };
-        let issue = certificates::Issue { order, role: Role::Agent, subject, metadata };
+        let issue = certificates::Issue { authority: &authority, order, role: Role::Agent, subject, metadata };
         let written = certificates::write(&context, &secrets, found.as_ref(), issue).await?;
         announce(&context, object.as_ref(), order, &held).await;
         // The same question again, with what is there now: the status is of what was written.

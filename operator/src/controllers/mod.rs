@@ -7,6 +7,7 @@ pub(crate) mod fleets;
 pub(crate) mod identity;
 pub(crate) mod policy;
 pub(crate) mod target;
+pub(crate) mod trust;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::controller::{Action, Config, Controller};
@@ -27,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bell::Queue;
 use crate::derive::Settings;
 use crate::fault::Fault;
-use crate::issue::Authority;
+use crate::issue::{Authority, Trust};
 use crate::metrics::Metrics;
 use crate::stores::Stores;
 
@@ -42,7 +44,8 @@ pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) stores: Stores,
     pub(crate) settings: Settings,
-    pub(crate) authority: Authority,
+    pub(crate) trust: Arc<Trust>,
+    pub(crate) ca: trust::Place,
     pub(crate) metrics: Metrics,
     pub(crate) clock: fn() -> Timestamp,
     pub(crate) recorder: Reporter,
@@ -114,6 +117,11 @@ impl Context {
         (self.clock)()
     }
 
+    /// The authority in force. Taken once a reconcile, so that what is written is of one authority.
+    pub(crate) fn authority(&self) -> Arc<Authority> {
+        self.trust.current()
+    }
+
     /// Tells of conditions that flipped, as Kubernetes events. An event that cannot be written is no fault.
     pub(crate) async fn report<K>(&self, object: &K, before: &[Condition], after: &[Condition])
     where
@@ -126,7 +134,12 @@ impl Context {
 
     /// Writes one event.
     pub(crate) async fn publish<K: Resource<DynamicType = ()>>(&self, object: &K, event: &Event) {
-        if let Err(error) = self.recorder.0.publish(event, &object.object_ref(&())).await {
+        self.publish_at(&object.object_ref(&()), event).await;
+    }
+
+    /// Writes one event about what is referred to.
+    pub(crate) async fn publish_at(&self, object: &ObjectReference, event: &Event) {
+        if let Err(error) = self.recorder.0.publish(event, object).await {
             tracing::warn!(%error, reason = event.reason, "event not written");
         }
     }

@@ -33,7 +33,8 @@ pub(crate) async fn reconcile(object: Arc<ProtectedTarget>, context: Arc<Context
     let namespace = object.namespace().unwrap_or_default();
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
     let uid = object.uid().unwrap_or_default();
-    let look = |secret: Option<&Secret>| inspect(secret, &uid, Role::Fleet, &context.authority);
+    let authority = context.authority();
+    let look = |secret: Option<&Secret>| inspect(secret, &uid, Role::Fleet, &authority);
 
     let policies = policies_of(&context, &namespace);
     let secret = names::server_secret(&object.name_any());
@@ -54,7 +55,7 @@ pub(crate) async fn reconcile(object: Arc<ProtectedTarget>, context: Arc<Context
         let labels = names::labels(&object.name_any());
         let metadata = certificates::metadata(&secret, &namespace, names::owner(object.as_ref()), labels);
         let subject = Subject { common_name: &object.name_any(), uid: None };
-        let issue = certificates::Issue { order, role: Role::Fleet, subject, metadata };
+        let issue = certificates::Issue { authority: &authority, order, role: Role::Fleet, subject, metadata };
         context.metrics.issued(KIND, view.server == Held::Missing);
         view.server = look(Some(&certificates::write(&context, &secrets, server.as_ref(), issue).await?));
     }

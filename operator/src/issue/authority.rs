@@ -1,38 +1,74 @@
-//! The certificate authority of the trust domain: made once, or given.
+//! The certificate authority of the trust domain as it is now: what signs, and all that relying parties trust.
 //!
-//! Owns its key. Touches randomness and its arguments. Invariant: an authority that cannot sign what
-//! proxies will verify is refused at the start, with every fault told.
+//! Owns the making of one, and the trust bundle. Touches randomness and its arguments. Invariant: the same
+//! roots give the same bundle, byte for byte, whichever of them signs.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData,
+    PKCS_ECDSA_P256_SHA256,
 };
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, TrustAnchor};
+use rustls_pki_types::TrustAnchor;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::leaf::{serial, set_validity};
+use super::material::{AuthorityFacts, Certificate, Material};
 use super::{CA, CERTIFICATE, KEY};
 
 /// How long an authority made here is valid.
 const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
+/// The authority that is in force, exchanged while the process runs. Who needs it takes it once and uses
+/// that one value to the end: certificate and bundle of one Secret are of one authority.
+#[derive(Debug)]
+pub struct Trust(ArcSwap<Authority>);
+
+impl Trust {
+    /// With this one in force.
+    #[must_use]
+    pub fn new(authority: Authority) -> Self {
+        Self(ArcSwap::from_pointee(authority))
+    }
+
+    /// What is in force now.
+    #[must_use]
+    pub fn current(&self) -> Arc<Authority> {
+        self.0.load_full()
+    }
+
+    /// Puts another in force.
+    pub fn replace(&self, authority: Authority) {
+        self.0.store(Arc::new(authority));
+    }
+}
+
 /// The authority.
 pub struct Authority {
-    pub(super) issuer: Issuer<'static, KeyPair>,
+    pub(super) issuer: Arc<Issuer<'static, KeyPair>>,
     /// What leads from a leaf to the root, the root left out: PEM, may be empty.
     pub(super) intermediates: String,
     /// What relying parties trust: PEM.
     bundle: String,
-    /// The certificate that signs, as the anchor that leaves are checked against.
-    anchor: TrustAnchor<'static>,
-    not_after: Timestamp,
+    /// The certificates that sign or signed what is still trusted, the current one first.
+    anchors: Vec<TrustAnchor<'static>>,
+    facts: AuthorityFacts,
+}
+
+/// An authority that signs no more, and whose leaves are still accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trusted {
+    /// The certificate that signed.
+    pub signing: Option<Certificate>,
+    /// What relying parties trust it by.
+    pub roots: Vec<Certificate>,
 }
 
 /// Why a Secret makes no authority.
@@ -51,14 +87,44 @@ pub enum AuthorityError {
     #[error("tls.key is not the key of the certificate in tls.crt")]
     Mismatch,
     /// It has expired.
-    #[error("the CA certificate expired at {0}: replace it")]
+    #[error("the CA certificate, or one above it, expired at {0}: replace it")]
     Expired(Timestamp),
+    /// It is not valid yet.
+    #[error("the CA certificate is valid from {0} on: wait, or set the clocks right")]
+    NotYet(Timestamp),
     /// The trust bundle does not hold what verifies the authority.
-    #[error("ca.crt holds no certificate")]
-    Bundle,
+    #[error("ca.crt {0}")]
+    Bundle(String),
+    /// A CA above it does not let it sign.
+    #[error(
+        "the path length of a CA above tls.crt does not allow another CA below it: have it signed by one that does"
+    )]
+    PathLength,
+    /// A relying party would refuse what it signs.
+    #[error("what it signs would be refused: {0}")]
+    Chain(String),
     /// Making one failed.
     #[error("no authority could be made: {0}")]
     Generate(String),
+}
+
+impl AuthorityError {
+    /// A word for events and conditions.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Missing(_) => "CAIncomplete",
+            Self::Certificate(_) => "CACertificateInvalid",
+            Self::Key => "CAKeyInvalid",
+            Self::Mismatch => "CAKeyMismatch",
+            Self::Expired(_) => "CAExpired",
+            Self::NotYet(_) => "CANotYetValid",
+            Self::Bundle(_) => "CARootMissing",
+            Self::PathLength => "CAPathLengthExceeded",
+            Self::Chain(_) => "CAChainInvalid",
+            Self::Generate(_) => "CANotMade",
+        }
+    }
 }
 
 impl Authority {
@@ -67,10 +133,27 @@ impl Authority {
     /// # Errors
     /// When a part is missing, unreadable or expired, or they do not belong together.
     pub fn read(secret: &Secret, now: Timestamp) -> Result<Self, AuthorityError> {
-        let chain = text(secret, CERTIFICATE)?.ok_or(AuthorityError::Missing(CERTIFICATE))?;
-        let key = SecretString::from(text(secret, KEY)?.ok_or(AuthorityError::Missing(KEY))?);
-        let bundle = text(secret, CA)?.unwrap_or_else(|| chain.clone());
-        Self::new(&chain, &key, bundle, now)
+        Self::new(&Material::read(secret, now)?, &[])
+    }
+
+    /// `signing` signs; it and `others` are trusted.
+    ///
+    /// # Errors
+    /// When a certificate can be no trust anchor.
+    pub fn new(signing: &Material, others: &[Trusted]) -> Result<Self, AuthorityError> {
+        let bad = AuthorityError::Certificate;
+        let issuers = signing.signing().into_iter().chain(others.iter().filter_map(|other| other.signing.as_ref()));
+        let anchors = issuers.map(Certificate::anchor).collect::<Result<_, _>>().map_err(bad)?;
+        // By fingerprint: a root keeps its place whether it is the next, the current or the last.
+        let roots = signing.roots().iter().chain(others.iter().flat_map(|other| &other.roots));
+        let sorted: BTreeMap<_, _> = roots.map(|root| (root.fingerprint(), root.pem.as_str())).collect();
+        Ok(Self {
+            issuer: Arc::clone(&signing.issuer),
+            intermediates: signing.intermediates(),
+            bundle: sorted.into_values().collect(),
+            anchors,
+            facts: signing.facts().clone(),
+        })
     }
 
     /// Makes a self-signed authority, as the Secret that holds it.
@@ -82,10 +165,13 @@ impl Authority {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, format!("Sallyport {trust_domain}"));
+        // One of a kind: a verifier that looks issuers up by name finds one. X.520 bounds it at 64 characters.
+        let (number, domain) = (serial(), trust_domain.chars().take(40).collect::<String>());
+        let short: String = number.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        params.distinguished_name.push(DnType::CommonName, format!("Sallyport {domain} {short}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.serial_number = Some(serial());
+        params.serial_number = Some(number);
         set_validity(&mut params, now, crate::derive::certificate::plus(now, LIFETIME));
         let certificate = params.self_signed(&key).map_err(failed)?.pem();
         let key = SecretString::from(key.serialize_pem());
@@ -111,61 +197,25 @@ impl Authority {
     /// When it ends.
     #[must_use]
     pub const fn not_after(&self) -> Timestamp {
-        self.not_after
+        self.facts.not_after
     }
 
-    pub(super) const fn anchor(&self) -> &TrustAnchor<'static> {
-        &self.anchor
+    /// What can be told of it.
+    #[must_use]
+    pub const fn facts(&self) -> &AuthorityFacts {
+        &self.facts
     }
 
-    fn new(chain: &str, key: &SecretString, bundle: String, now: Timestamp) -> Result<Self, AuthorityError> {
-        let bad = |error: String| AuthorityError::Certificate(error);
-        let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain.as_bytes())
-            .collect::<Result<_, _>>()
-            .map_err(|e| bad(e.to_string()))?;
-        let signing = certificates.first().ok_or_else(|| bad("holds no PEM certificate".to_owned()))?;
-        if !CertificateDer::pem_slice_iter(bundle.as_bytes()).any(|certificate| certificate.is_ok()) {
-            return Err(AuthorityError::Bundle);
-        }
-        let key = KeyPair::from_pem(key.expose_secret()).map_err(|_| AuthorityError::Key)?;
-
-        let (_, parsed) = x509_parser::parse_x509_certificate(signing).map_err(|e| bad(e.to_string()))?;
-        if !parsed.is_ca() {
-            return Err(bad("is not the certificate of a CA (basic constraints)".to_owned()));
-        }
-        if parsed.key_usage().ok().flatten().is_some_and(|usage| !usage.value.key_cert_sign()) {
-            return Err(bad("may not sign certificates (key usage)".to_owned()));
-        }
-        if parsed.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
-            return Err(AuthorityError::Mismatch);
-        }
-        let not_after = Timestamp::from_second(parsed.validity().not_after.timestamp()).unwrap_or(Timestamp::MIN);
-        if not_after <= now {
-            return Err(AuthorityError::Expired(not_after));
-        }
-        // A self-signed certificate is the root: relying parties have it already.
-        let is_root = parsed.subject() == parsed.issuer();
-        let anchor = webpki::anchor_from_trusted_cert(signing).map_err(|e| bad(e.to_string()))?.to_owned();
-        let issuer = Issuer::from_ca_cert_der(signing, key).map_err(|e| bad(e.to_string()))?;
-        let intermediates = if is_root { String::new() } else { with_newline(chain) };
-        Ok(Self { issuer, intermediates, bundle: with_newline(&bundle), anchor, not_after })
+    pub(super) fn anchors(&self) -> &[TrustAnchor<'static>] {
+        &self.anchors
     }
 }
 
 /// The key stays unseen.
 impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Authority").field("not_after", &self.not_after).finish_non_exhaustive()
+        f.debug_struct("Authority").field("facts", &self.facts).finish_non_exhaustive()
     }
-}
-
-fn text(secret: &Secret, key: &'static str) -> Result<Option<String>, AuthorityError> {
-    let bytes = secret.data.as_ref().and_then(|data| data.get(key)).filter(|bytes| !bytes.0.is_empty());
-    bytes.map(|bytes| String::from_utf8(bytes.0.clone()).map_err(|_| AuthorityError::Missing(key))).transpose()
-}
-
-fn with_newline(pem: &str) -> String {
-    format!("{}\n", pem.trim_end())
 }
 
 #[cfg(test)]
@@ -176,39 +226,33 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn made() -> Secret {
-        Authority::generate(ObjectMeta::default(), "cluster.local", at(1_800_000_000)).unwrap()
-    }
-
-    fn without(key: &str) -> Secret {
-        let mut secret = made();
-        secret.data.as_mut().unwrap().remove(key);
-        secret
-    }
-
-    #[test]
-    fn what_was_made_can_be_read_back() {
-        let authority = Authority::read(&made(), at(1_800_000_000)).unwrap();
-        assert!(authority.bundle().starts_with("-----BEGIN CERTIFICATE-----"));
-        assert!(authority.intermediates.is_empty());
-    }
-
-    #[test]
-    fn each_fault_is_told() {
+    fn made() -> Material {
         let now = at(1_800_000_000);
-        assert_eq!(Authority::read(&without(CERTIFICATE), now).unwrap_err(), AuthorityError::Missing(CERTIFICATE));
-        assert_eq!(Authority::read(&without(KEY), now).unwrap_err(), AuthorityError::Missing(KEY));
-        assert!(matches!(Authority::read(&made(), at(4_000_000_000)), Err(AuthorityError::Expired(_))));
-        let mut foreign = made();
-        foreign.data.as_mut().unwrap().insert(KEY.into(), made().data.unwrap()[KEY].clone());
-        assert_eq!(Authority::read(&foreign, now).unwrap_err(), AuthorityError::Mismatch);
-        foreign.data.as_mut().unwrap().insert(KEY.into(), ByteString(b"no key".to_vec()));
-        assert_eq!(Authority::read(&foreign, now).unwrap_err(), AuthorityError::Key);
+        Material::read(&Authority::generate(ObjectMeta::default(), "cluster.local", now).unwrap(), now).unwrap()
+    }
+
+    fn trusted(material: &Material) -> Trusted {
+        Trusted { signing: material.signing().cloned(), roots: material.roots().to_vec() }
     }
 
     #[test]
-    fn the_key_is_not_printed() {
-        let authority = Authority::read(&made(), at(1_800_000_000)).unwrap();
-        assert!(!format!("{authority:?}").contains("key:"));
+    fn the_bundle_is_the_same_whichever_of_its_roots_signs() {
+        let (one, two) = (made(), made());
+        let before = Authority::new(&one, &[trusted(&two)]).unwrap();
+        let after = Authority::new(&two, &[trusted(&one)]).unwrap();
+        assert_eq!(before.bundle(), after.bundle());
+        assert_eq!(before.bundle().matches("BEGIN CERTIFICATE").count(), 2);
+        let again = Authority::new(&two, &[trusted(&one), trusted(&one), trusted(&two)]).unwrap();
+        assert_eq!(again.bundle(), before.bundle(), "a root is told once");
+        assert_ne!(Authority::new(&two, &[]).unwrap().bundle(), before.bundle());
+    }
+
+    #[test]
+    fn who_took_the_authority_keeps_it_while_another_comes_into_force() {
+        let trust = Trust::new(Authority::new(&made(), &[]).unwrap());
+        let held = trust.current();
+        trust.replace(Authority::new(&made(), &[]).unwrap());
+        assert_ne!(held.bundle(), trust.current().bundle());
+        assert!(!format!("{trust:?}").contains("PRIVATE"));
     }
 }

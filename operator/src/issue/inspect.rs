@@ -83,10 +83,9 @@ fn is_signed_by(leaf: &CertificateDer<'_>, at: Timestamp, role: Role, authority:
     };
     let seconds = u64::try_from(at.as_second()).unwrap_or(0);
     let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
-    let anchors = [authority.anchor().clone()];
     webpki::EndEntityCert::try_from(leaf).is_ok_and(|certificate| {
         let algorithms = webpki::ALL_VERIFICATION_ALGS;
-        certificate.verify_for_usage(algorithms, &anchors, &[], time, usage, None, None).is_ok()
+        certificate.verify_for_usage(algorithms, authority.anchors(), &[], time, usage, None, None).is_ok()
     })
 }
 

@@ -6,7 +6,8 @@
 pub mod authority;
 pub mod inspect;
 pub mod leaf;
+pub mod material;
 mod secret;
 
-pub use authority::{Authority, AuthorityError};
+pub use authority::{Authority, AuthorityError, Trust};
 pub use secret::{CA, CERTIFICATE, KEY, tls_secret};
