@@ -25,6 +25,7 @@ pub(crate) struct Metrics {
     open: Gauge,
     opened: Counter,
     commands: Family<Labels, Counter>,
+    binding: Family<Labels, Counter>,
     records_lost: Counter,
     inputs_refused: Family<Labels, Counter>,
     bundle: Family<Named, Gauge>,
@@ -54,6 +55,7 @@ impl Metrics {
             open: Gauge::default(),
             opened: Counter::default(),
             commands: Family::default(),
+            binding: Family::default(),
             records_lost: Counter::default(),
             inputs_refused: Family::default(),
             bundle: Family::default(),
@@ -62,12 +64,18 @@ impl Metrics {
             registry: Registry::default(),
         };
         let m = &metrics;
+        // There from the start: an alert asks for the increase, and the first refusal has to be one.
+        for at in ["opening", "session"] {
+            drop(m.binding.get_or_create(&[("at", at)]));
+        }
         registry.register("connections_accepted", "Connections accepted", m.accepted.clone());
         registry.register("connections_refused", "Connections refused before a session, by blame", m.refused.clone());
         registry.register("connections_shed", "Connections closed at once for want of room, by cause", m.shed.clone());
         registry.register("sessions_open", "Sessions open now", m.open.clone());
         registry.register("sessions_opened", "Sessions opened", m.opened.clone());
         registry.register("commands", "Commands judged, by verdict", m.commands.clone());
+        let help = "Sessions from outside their identity's binding: refused at the opening, or ended later";
+        registry.register("binding_refused", help, m.binding.clone());
         registry.register("records_lost", "Records that could not be written", m.records_lost.clone());
         let help = "Bundles, rosters and certificates that could not be used, so that the former stays";
         registry.register("inputs_refused", help, m.inputs_refused.clone());
@@ -120,6 +128,7 @@ impl Meter for Metrics {
             Event::Closed => drop(self.open.dec()),
             Event::Allowed => drop(self.commands.get_or_create(&[("verdict", "allow")]).inc()),
             Event::Denied => drop(self.commands.get_or_create(&[("verdict", "deny")]).inc()),
+            Event::OutsideBinding(at) => drop(self.binding.get_or_create(&[("at", at)]).inc()),
             Event::RecordLost => drop(self.records_lost.inc()),
         }
     }

@@ -10,8 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use sallyport_policy::{Denial, RecordingLevel, RuleRef, Session, Upstream, Verdict, World, decide, standing};
-use tokio::time::Instant;
+use sallyport_policy::{
+    Denial, DenyReason, RecordingLevel, RuleRef, Session, Upstream, Verdict, World, decide, is_outside_binding,
+    standing,
+};
+use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
 use crate::fault::Fault;
@@ -154,6 +157,41 @@ pub(crate) struct Gate {
     commands: u64,
     owed: VecDeque<Owed>,
     closed: bool,
+    client: Option<SocketAddr>,
+    /// Whether this session has been counted as one from outside its binding.
+    outside: bool,
+}
+
+/// A pod may come before the cluster knows the address that it comes from: its containers run as soon as the
+/// node has started them. Waits until all that stands against the session is something else, or until `patience` is
+/// over. Decides nothing: what comes next asks anew.
+pub(crate) async fn await_binding(
+    feed: &Arc<PolicyFeed>,
+    principal: &Principal,
+    client: Option<SocketAddr>,
+    patience: Duration,
+) {
+    let session = session_of(principal, client, String::new());
+    // Before the world is looked at: a change in between is not slept through.
+    let mut changes = feed.subscribe();
+    let arrived = async {
+        while feed.load().as_deref().is_some_and(|world| is_outside_binding(world, &session)) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    let _in_time = timeout(patience, arrived).await;
+}
+
+fn session_of(principal: &Principal, client: Option<SocketAddr>, credential: String) -> Session {
+    Session {
+        identity: principal.identity.clone(),
+        not_before: principal.not_before,
+        uid: principal.uid.clone(),
+        address: client.map(|client| client.ip()),
+        credential,
+    }
 }
 
 /// An outcome that is owed to the records.
@@ -190,12 +228,7 @@ impl Gate {
         let mut gate = Self {
             feed: Arc::clone(feed),
             ports: ports.clone(),
-            session: Session {
-                identity: principal.identity.clone(),
-                not_before: principal.not_before,
-                uid: principal.uid.clone(),
-                credential,
-            },
+            session: session_of(principal, client, credential),
             names: Names {
                 session: id.to_string(),
                 agent: principal.identity.to_string(),
@@ -207,6 +240,8 @@ impl Gate {
             owed: VecDeque::new(),
             // Until it is open there is nothing to close.
             closed: true,
+            client,
+            outside: false,
         };
         let refused = standing(&world, &gate.session).err();
         let reason = refused.as_ref().map(ToString::to_string);
@@ -221,6 +256,7 @@ impl Gate {
         let event = Event::Open { client, credential: &credential, facts: &opening.facts, decision };
         let recorded = gate.record(event);
         if let Some(denial) = refused {
+            gate.mark_outside(&denial, "opening");
             return Err(Fault::Policy(denial));
         }
         if world.bundle.recording.level != RecordingLevel::None {
@@ -240,10 +276,22 @@ impl Gate {
     }
 
     /// Whether the session may go on, in the world as it is now.
-    pub(crate) fn standing(&self) -> Result<(), Denial> {
-        match &*self.feed.load() {
+    pub(crate) fn standing(&mut self) -> Result<(), Denial> {
+        let standing = match &*self.feed.load() {
             Some(world) => standing(world, &self.session),
             None => Err(Denial::not_understood("this proxy has no policy")),
+        };
+        standing.inspect_err(|denial| self.mark_outside(denial, "session"))
+    }
+
+    /// Counts a session from outside its binding, once. At the opening that is a certificate which is used from
+    /// where it should not be; later it is a binding that was changed, or a pod that is gone.
+    fn mark_outside(&mut self, denial: &Denial, at: &'static str) {
+        if denial.reason == DenyReason::OutsideBinding && !std::mem::replace(&mut self.outside, true) {
+            self.ports.meter.count(Count::OutsideBinding(at));
+            let (session, agent, serial) = (&self.names.session, &self.names.agent, &self.names.serial);
+            let client = self.client.map(tracing::field::display);
+            tracing::warn!(session, agent, serial, client, at, "a certificate is used from outside its binding");
         }
     }
 
@@ -264,6 +312,7 @@ impl Gate {
         match verdict {
             Verdict::Deny(denial) => {
                 self.ports.meter.count(Count::Denied);
+                self.mark_outside(&denial, "session");
                 let reason = denial.to_string();
                 let (policy, rule) = denial.rule().unzip();
                 let decision =

@@ -112,6 +112,9 @@ pub enum Event {
     Allowed,
     /// A command was refused.
     Denied,
+    /// A session was refused or ended because it comes from outside its identity's binding: at its `opening`, or
+    /// later as an open `session`.
+    OutsideBinding(&'static str),
     /// A record could not be written.
     RecordLost,
 }

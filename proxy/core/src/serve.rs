@@ -16,7 +16,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::fault::Fault;
 use crate::feed::PolicyFeed;
-use crate::gate::{Gate, Way};
+use crate::gate::{Gate, Way, await_binding};
 use crate::identify::{Principal, identify};
 use crate::ports::{Event, Io, Peer, Ports};
 use crate::protocol::{Hello, LoggedIn, Opening, Preamble, Protocol, TlsFacts};
@@ -44,6 +44,8 @@ pub struct Service<P: Protocol> {
 pub struct Limits {
     /// From accept to the end of the client's first words inside TLS.
     pub handshake: Duration,
+    /// For the address of a bound identity's pod, which may connect before the cluster knows it.
+    pub binding: Duration,
     /// For reaching and logging in to the target.
     pub login: Duration,
     /// For a peer that owes bytes of a message begun, or takes none of those it is owed.
@@ -58,6 +60,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             handshake: Duration::from_secs(10),
+            binding: Duration::from_secs(5),
             login: Duration::from_secs(15),
             stall: Duration::from_secs(300),
             parting: Duration::from_secs(5),
@@ -223,6 +226,7 @@ async fn session<P: Protocol, S: Io + 'static>(
     peer: Peer,
 ) -> Result<(), Fault> {
     let Identified { mut stream, principal, opening } = identified;
+    await_binding(&service.feed, &principal, peer, service.limits.binding).await;
     let changes = service.feed.subscribe();
     let opened = Gate::open(&service.feed, &service.ports, registration.id, &principal, peer, opening);
     let (mut gate, granted) = match opened {

@@ -4,10 +4,12 @@
 //! wins over an allow; a rule whose outcome hangs on an unknown fact never helps to allow and, where it
 //! denies, denies.
 
+use std::net::IpAddr;
+
 use crate::bundle::{Bundle, Effect, Matcher, ObjectMatcher, PolicyEntry, Rule, Subject};
 use crate::{Action, Fact, IdentityName, Member, Object, Operation, World};
 
-/// The facts of a session that decisions hang on. All come from the verified certificate and from the
+/// The facts of a session that decisions hang on. All come from the verified certificate, the socket, and the
 /// credential the session was opened with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
@@ -17,6 +19,9 @@ pub struct Session {
     pub not_before: i64,
     /// UID of the object the certificate was issued for, where it says.
     pub uid: Option<String>,
+    /// The address at the other end of its socket, which is all that a binding hangs on; nothing that the client
+    /// sends says it. Absent where there is no socket.
+    pub address: Option<IpAddr>,
     /// The target's credential by name.
     pub credential: String,
 }
@@ -56,6 +61,8 @@ pub enum DenyReason {
     Suspended,
     /// The certificate was issued before the identity's `minNotBefore`, or for one of the same name before it.
     Revoked,
+    /// The identity is bound to pods, and the connection comes from none of them.
+    OutsideBinding,
     /// No policy grants this credential to this identity.
     CredentialNotGranted {
         /// Those it may use, sorted.
@@ -98,7 +105,7 @@ enum Match {
 }
 
 /// Whether the session may go on at all: the identity is known, not suspended, its certificate not
-/// revoked, and its credential granted to it by some policy.
+/// revoked and used from where it is bound to, and its credential granted to it by some policy.
 ///
 /// # Errors
 /// With the cause, when it may not.
@@ -115,6 +122,12 @@ pub fn standing(world: &World, session: &Session) -> Result<(), Denial> {
     granted.sort();
     granted.dedup();
     Err(DenyReason::CredentialNotGranted { granted }.into())
+}
+
+/// Whether all that stands against the session is the address that it comes from.
+#[must_use]
+pub fn is_outside_binding(world: &World, session: &Session) -> bool {
+    known_member(world, session).is_err_and(|denial| denial.reason == DenyReason::OutsideBinding)
 }
 
 /// Judges one command.
@@ -164,6 +177,9 @@ fn known_member<'w>(world: &'w World, session: &Session) -> Result<&'w Member, D
     let of_another = member.uid.is_some() && member.uid != session.uid;
     if session.not_before < member.min_not_before || of_another {
         return Err(DenyReason::Revoked.into());
+    }
+    if !member.may_come_from(session.address) {
+        return Err(DenyReason::OutsideBinding.into());
     }
     Ok(member)
 }
@@ -296,6 +312,7 @@ impl Denial {
             DenyReason::UnknownIdentity
                 | DenyReason::Suspended
                 | DenyReason::Revoked
+                | DenyReason::OutsideBinding
                 | DenyReason::CredentialNotGranted { .. }
         )
     }
@@ -307,6 +324,10 @@ impl std::fmt::Display for Denial {
             DenyReason::UnknownIdentity => f.write_str("this identity is not known here"),
             DenyReason::Suspended => f.write_str("this identity is suspended"),
             DenyReason::Revoked => f.write_str("this certificate was revoked: use a newer one"),
+            // Not which: whoever holds a copy would learn where to go.
+            DenyReason::OutsideBinding => {
+                f.write_str("this identity is bound to pods, and this connection comes from none of them")
+            }
             DenyReason::CredentialNotGranted { granted } if granted.is_empty() => {
                 f.write_str("no policy grants this identity anything here")
             }

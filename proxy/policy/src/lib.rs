@@ -28,7 +28,7 @@ pub use bundle::{
     BUNDLE_VERSION, Bundle, BundleError, Effect, Matcher, ObjectMatcher, PolicyEntry, Recording, RecordingLevel, Rule,
     Subject, TargetRef, TlsMode, Upstream,
 };
-pub use decide::{Denial, DenyReason, RuleRef, Session, Verdict, decide, standing};
+pub use decide::{Denial, DenyReason, RuleRef, Session, Verdict, decide, is_outside_binding, standing};
 pub use pattern::{NamePattern, PatternError};
 pub use roster::{Member, Roster};
 pub use spiffe::{IdentityName, SpiffeError};

@@ -4,6 +4,7 @@
 //! that is not in it does not exist.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,20 @@ pub struct Member {
     /// identity that is made again, be it in the same second, does not revive those of the one before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
+    /// The addresses of the pods it is bound to. Absent: it is not bound. Empty: nobody may use it now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<Vec<IpAddr>>,
+}
+
+impl Member {
+    /// Whether it may be used from there. What is bound has to come from an address, and from a listed one;
+    /// IPv4 is the same address when a dual-stack socket spells it as IPv6.
+    #[must_use]
+    pub fn may_come_from(&self, address: Option<IpAddr>) -> bool {
+        let Some(bound) = &self.addresses else { return true };
+        let from = address.map(|address| address.to_canonical());
+        from.is_some_and(|from| bound.iter().any(|listed| listed.to_canonical() == from))
+    }
 }
 
 impl Roster {

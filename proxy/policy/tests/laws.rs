@@ -1,6 +1,7 @@
 //! Laws of the decision and of the bundle that hold for every policy: generated, not hand-picked.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -14,6 +15,7 @@ fn session() -> Session {
         identity: IdentityName::new("cluster.local", "ci", "bot").unwrap(),
         not_before: 100,
         uid: Some("one".into()),
+        address: Some([10, 0, 0, 1].into()),
         credential: "default".into(),
     }
 }
@@ -182,10 +184,113 @@ proptest! {
     }
 
     #[test]
+    fn a_binding_never_widens(rules in rules(None), action in action(), addresses in addresses(), from in address()) {
+        let mut bound = world(rules.clone());
+        let free = world(rules);
+        bound.roster = Arc::new(bound_to(Some(addresses.clone())));
+        let session = Session { address: from, ..session() };
+        let allowed = |world: &World| matches!(decide(world, &session, &action), Verdict::Allow { .. });
+        prop_assert!(!allowed(&bound) || allowed(&free));
+        let listed = from.is_some_and(|from| addresses.contains(&from));
+        prop_assert_eq!(allowed(&bound), listed && allowed(&free), "an address of the list changes nothing");
+        prop_assert_eq!(is_outside_binding(&bound, &session), !listed);
+    }
+
+    #[test]
+    fn more_addresses_take_nothing_away(first in addresses(), more in addresses(), from in address()) {
+        let all = [first.clone(), more].concat();
+        let may = |addresses| bound_to(Some(addresses)).member("ci", "bot").unwrap().may_come_from(from);
+        prop_assert!(!may(first) || may(all));
+    }
+
+    #[test]
+    fn a_roster_reads_back_as_itself(addresses in proptest::option::of(addresses())) {
+        let roster = bound_to(addresses);
+        let json = serde_json::to_string(&roster).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Roster>(&json).unwrap(), roster);
+    }
+
+    #[test]
     fn a_bundle_reads_back_as_itself(rules in rules(None)) {
         let bundle = bundle(rules);
         prop_assert_eq!(Bundle::read(&bundle.to_json()).unwrap(), bundle);
     }
+}
+
+/// Few addresses, so that they meet.
+fn address() -> impl Strategy<Value = Option<IpAddr>> {
+    proptest::option::of(one_address())
+}
+
+fn one_address() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        (1u8..4).prop_map(|last| IpAddr::from([10, 0, 0, last])),
+        (1u16..4).prop_map(|last| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last])),
+    ]
+}
+
+fn addresses() -> impl Strategy<Value = Vec<IpAddr>> {
+    proptest::collection::vec(one_address(), 0..4)
+}
+
+fn bound_to(addresses: Option<Vec<IpAddr>>) -> Roster {
+    let mut roster = Roster::default();
+    roster.insert(Member { namespace: "ci".into(), name: "bot".into(), addresses, ..Member::default() });
+    roster
+}
+
+#[test]
+fn a_bound_identity_is_refused_from_elsewhere_and_from_no_address_at_all() {
+    let mut world = world(allow_all());
+    let refused = |world: &World, address| {
+        standing(world, &Session { address, ..session() }).err().map(|denial| (denial.ends_session(), denial.reason))
+    };
+    let here = Some(IpAddr::from([10, 0, 0, 1]));
+    let outside = Some((true, DenyReason::OutsideBinding));
+    world.roster = Arc::new(bound_to(Some(vec![[10, 0, 0, 1].into()])));
+    assert_eq!(refused(&world, here), None);
+    assert_eq!(refused(&world, Some([10, 0, 0, 2].into())), outside);
+    assert_eq!(refused(&world, None), outside);
+    // A dual-stack listener sees IPv4 as IPv6.
+    assert_eq!(refused(&world, Some("::ffff:10.0.0.1".parse().unwrap())), None);
+    world.roster = Arc::new(bound_to(Some(vec!["::ffff:10.0.0.1".parse().unwrap()])));
+    assert_eq!(refused(&world, here), None);
+    // Bound, and to nothing: nobody.
+    world.roster = Arc::new(bound_to(Some(Vec::new())));
+    assert_eq!(refused(&world, here), outside);
+    world.roster = Arc::new(bound_to(None));
+    assert_eq!(refused(&world, None), None);
+}
+
+#[test]
+fn a_suspended_or_revoked_identity_is_told_that_wherever_it_comes_from() {
+    let mut world = world(allow_all());
+    let elsewhere = Session { address: None, ..session() };
+    let member = bound_to(Some(Vec::new())).member("ci", "bot").unwrap().clone();
+    for (member, reason) in [
+        (Member { suspended: true, ..member.clone() }, DenyReason::Suspended),
+        (Member { min_not_before: 101, ..member }, DenyReason::Revoked),
+    ] {
+        let mut roster = Roster::default();
+        roster.insert(member);
+        world.roster = Arc::new(roster);
+        assert_eq!(standing(&world, &elsewhere).unwrap_err().reason, reason);
+        assert!(!is_outside_binding(&world, &elsewhere));
+    }
+}
+
+#[test]
+fn the_refusal_of_a_binding_says_no_address() {
+    let mut world = world(allow_all());
+    world.roster = Arc::new(bound_to(Some(vec![[10, 9, 8, 7].into()])));
+    let told = standing(&world, &session()).unwrap_err().to_string();
+    assert_eq!(told, "this identity is bound to pods, and this connection comes from none of them");
+}
+
+#[test]
+fn a_roster_from_before_bindings_still_loads() {
+    let roster: Roster = serde_json::from_str(r#"{"members": [{"namespace": "ci", "name": "bot"}]}"#).unwrap();
+    assert_eq!(roster.member("ci", "bot").unwrap().addresses, None);
 }
 
 fn allow_all() -> Vec<Rule> {

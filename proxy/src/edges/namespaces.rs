@@ -4,6 +4,7 @@
 //! a list counts only when it is complete; a namespace that cannot be read costs only itself.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
@@ -109,14 +110,24 @@ fn member(namespace: &str, identity: &AgentIdentity) -> Member {
         // An identity that was made again does not revive the certificates of the one before.
         min_not_before: created.max(revoked),
         uid: identity.metadata.uid.clone(),
+        addresses: addresses(identity),
     }
+}
+
+/// None where it is not bound. The operator looks the addresses up; what it has not looked up for the binding as
+/// it stands now counts for nothing, so that a change of the spec never leaves the old pods in.
+fn addresses(identity: &AgentIdentity) -> Option<Vec<IpAddr>> {
+    identity.spec.bound_to.as_ref()?;
+    let status = identity.status.as_ref();
+    let told = status.map(|status| status.addresses_for(&identity.spec)).unwrap_or_default();
+    Some(told.iter().filter_map(|address| address.parse().ok()).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-    use sallyport_crds::AgentIdentitySpec;
+    use sallyport_crds::{AgentIdentitySpec, AgentIdentityStatus, BoundTo, PodSelector};
 
     fn identity(name: &str, created: i64) -> AgentIdentity {
         let mut identity = AgentIdentity::new(name, AgentIdentitySpec::default());
@@ -186,5 +197,40 @@ mod tests {
         assert_eq!(member("a", &identity).min_not_before, 100);
         identity.spec.revoke_before = Some(Time(jiff::Timestamp::from_second(150).unwrap()));
         assert_eq!(member("a", &identity).min_not_before, 150);
+    }
+
+    fn bound(app: &str) -> BoundTo {
+        let match_labels = [("app".to_owned(), app.to_owned())].into();
+        BoundTo { pod_selector: PodSelector { match_labels, ..PodSelector::default() } }
+    }
+
+    #[test]
+    fn a_bound_identity_has_the_addresses_that_answer_its_binding_as_it_stands() {
+        let mut identity = identity("bot", 100);
+        let status = AgentIdentityStatus {
+            bound_for: Some("app=migrate".into()),
+            bound_addresses: vec!["10.0.0.1".into(), "nonsense".into(), "fd00::1".into()],
+            ..AgentIdentityStatus::default()
+        };
+        // Not bound: whatever its status still says.
+        identity.status = Some(status.clone());
+        assert_eq!(member("a", &identity).addresses, None);
+        // Bound, and not answered yet.
+        identity.spec.bound_to = Some(bound("migrate"));
+        identity.status = None;
+        assert_eq!(member("a", &identity).addresses, Some(Vec::new()));
+        identity.status = Some(status);
+        let told: Vec<IpAddr> = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        assert_eq!(member("a", &identity).addresses, Some(told.clone()));
+        // Another field changes: the answer stands.
+        identity.metadata.generation = Some(9);
+        identity.spec.groups = vec!["more".into()];
+        assert_eq!(member("a", &identity).addresses, Some(told));
+        // Another binding: nobody, until it is answered.
+        identity.spec.bound_to = Some(bound("other"));
+        assert_eq!(member("a", &identity).addresses, Some(Vec::new()));
+        identity.spec.bound_to = Some(bound("migrate"));
+        identity.spec.service_account_name = Some("bot".into());
+        assert_eq!(member("a", &identity).addresses, Some(Vec::new()));
     }
 }

@@ -4,6 +4,7 @@
 //! comes fails after an hour of paused time, which is later than every deadline under test.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -35,6 +36,7 @@ const FOREVER: Duration = Duration::from_secs(3600);
 
 pub const LIMITS: Limits = Limits {
     handshake: Duration::from_secs(10),
+    binding: Duration::from_secs(5),
     login: Duration::from_secs(15),
     stall: Duration::from_secs(300),
     parting: Duration::from_secs(5),
@@ -49,6 +51,8 @@ pub struct Stage {
     pub vault: Arc<FakeVault>,
     pub authority: Authority,
     pub tls: Arc<ServerConfig>,
+    /// Where connections come from.
+    pub peer: Option<SocketAddr>,
     targets: mpsc::UnboundedReceiver<DuplexStream>,
     numbers: AtomicU64,
 }
@@ -163,15 +167,26 @@ impl Stage {
         let service = Arc::new(Service { protocol: Arc::new(Toy), feed, ports, sessions, limits });
         let authority = Authority::new();
         let tls = authority.server(&[&TLS13]);
-        Self { service, journal, dialer, records, vault, authority, tls, targets, numbers: AtomicU64::new(1) }
+        Self {
+            service,
+            journal,
+            dialer,
+            records,
+            vault,
+            authority,
+            tls,
+            peer: None,
+            targets,
+            numbers: AtomicU64::new(1),
+        }
     }
 
     /// Somebody connects: the connection is served in a task of its own, as the listener does it.
     pub fn connect(&self) -> Served {
         let (io, theirs) = tokio::io::duplex(16 * 1024);
-        let (service, tls) = (Arc::clone(&self.service), Arc::clone(&self.tls));
+        let (service, tls, peer) = (Arc::clone(&self.service), Arc::clone(&self.tls), self.peer);
         let id = SessionId::from_random(self.numbers.fetch_add(1, Ordering::SeqCst).into());
-        Served { io, task: tokio::spawn(async move { connection(&service, id, theirs, None, tls).await }) }
+        Served { io, task: tokio::spawn(async move { connection(&service, id, theirs, peer, tls).await }) }
     }
 
     /// Somebody comes with that certificate and says who it is; what it is answered is not read yet.
