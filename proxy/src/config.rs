@@ -27,6 +27,8 @@ pub enum Command {
     Serve(Box<Arguments>),
     /// Print the recordings of this pod.
     Records(RecordsArguments),
+    /// Check that recordings are what was written: nothing edited, moved, taken out or cut off.
+    Verify(VerifyArguments),
 }
 
 /// The arguments of `serve` as they were given.
@@ -91,6 +93,17 @@ pub struct RecordsArguments {
     /// The records as they are stored: a JSON object a line.
     #[arg(long)]
     pub json: bool,
+}
+
+/// The arguments of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArguments {
+    /// Where the recordings are, or a copy of them.
+    #[arg(long, env = "SALLYPORT_RECORDS_DIR", value_name = "DIRECTORY", default_value = "/var/lib/sallyport/records")]
+    pub records_dir: PathBuf,
+    /// The target as JSON (`kubectl get target NAME -o json`), whose status holds the anchors; `-` for standard input.
+    #[arg(long, value_name = "FILE")]
+    pub anchor: Option<PathBuf>,
 }
 
 /// The arguments of `serve`, resolved. Holds no secret.

@@ -16,6 +16,7 @@
 
 mod admin;
 mod app;
+mod chain;
 mod config;
 mod doorway;
 mod edges;
@@ -23,12 +24,15 @@ mod listen;
 mod meter;
 mod reading;
 mod registry;
+mod stored;
 mod tls;
 mod upstream;
+mod verify;
 
 pub use app::{Running, run, start, start_logging, termination};
-pub use config::{Arguments, Cli, Command, Config, ConfigErrors, RecordsArguments, Source};
+pub use config::{Arguments, Cli, Command, Config, ConfigErrors, RecordsArguments, Source, VerifyArguments};
 pub use edges::recordings::Recordings;
 pub use edges::vault::DirectoryVault;
 pub use reading::print_records;
 pub use sallyport_core::PolicyFeed;
+pub use verify::verify;

@@ -20,6 +20,11 @@ fn main() -> ExitCode {
             }
         },
         Command::Records(arguments) => report(sallyport_proxy::print_records(&arguments)),
+        Command::Verify(arguments) => match sallyport_proxy::verify(&arguments) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => report(Err(error)),
+        },
     }
 }
 

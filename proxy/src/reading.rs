@@ -6,18 +6,14 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
 use std::time::Duration;
 
-use anyhow::Context;
 use serde_json::Value;
 
 use crate::config::RecordsArguments;
+use crate::stored::{Line, Place, Tail, places};
 
-/// Bytes of a line that are read at most.
-const LONGEST: u64 = 32 * 1024 * 1024;
 /// Commands whose outcome is awaited at most; the oldest is shown without.
 const AWAITED: usize = 10_000;
 /// How often more is looked for.
@@ -64,72 +60,6 @@ fn print_to(arguments: &RecordsArguments, out: &mut impl Write) -> anyhow::Resul
         }
         out.flush()?;
         std::thread::sleep(PAUSE);
-    }
-}
-
-/// A recording file, ordered as it was written.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    stem: String,
-    number: u32,
-    path: PathBuf,
-}
-
-fn places(directory: &Path) -> anyhow::Result<Vec<Place>> {
-    let unreadable = || format!("{} cannot be read", directory.display());
-    let mut places = Vec::new();
-    for entry in std::fs::read_dir(directory).with_context(unreadable)? {
-        let path = entry.with_context(unreadable)?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".jsonl"));
-        if let Some((stem, number)) = name.and_then(|name| name.rsplit_once('-'))
-            && let Ok(number) = number.parse()
-        {
-            places.push(Place { stem: stem.to_owned(), number, path });
-        }
-    }
-    places.sort();
-    Ok(places)
-}
-
-/// A file read up to its end, which may move.
-struct Tail {
-    path: PathBuf,
-    reader: BufReader<File>,
-    number: u64,
-    partial: Vec<u8>,
-}
-
-/// A line, and where it stands.
-struct Line {
-    bytes: Vec<u8>,
-    place: String,
-}
-
-impl Tail {
-    fn open(path: &Path) -> anyhow::Result<Self> {
-        let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
-        Ok(Self { path: path.to_owned(), reader: BufReader::new(file), number: 1, partial: Vec::new() })
-    }
-
-    /// The next line; an unfinished one is waited for when more may come.
-    fn line(&mut self, follow: bool) -> io::Result<Option<Line>> {
-        loop {
-            let room = LONGEST.saturating_sub(self.partial.len() as u64);
-            let read = self.reader.by_ref().take(room).read_until(b'\n', &mut self.partial)?;
-            let whole = self.partial.last() == Some(&b'\n') || self.partial.len() as u64 >= LONGEST;
-            if !whole && (follow || (read == 0 && self.partial.is_empty())) {
-                return Ok(None);
-            }
-            let place = format!("{} line {}", self.path.display(), self.number);
-            self.number += 1;
-            let mut bytes = std::mem::take(&mut self.partial);
-            if bytes.last() == Some(&b'\n') {
-                bytes.pop();
-            }
-            if !bytes.is_empty() {
-                return Ok(Some(Line { bytes, place }));
-            }
-        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Recordings: a JSON object a line, in files of this replica.
 //!
 //! Owns the bytes of a record and the files they go to. Touches the records directory. Invariants: a record
-//! counts only when one write has taken all of it; a torn line never joins another; no allocation a record.
+//! counts only when one write has taken all of it, and only then the chain goes on from it; a torn line never
+//! joins another; no allocation a record.
 
 use std::cell::RefCell;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -14,6 +15,8 @@ use std::time::SystemTime;
 use sallyport_core::ports::{RecordFault, RecordSink};
 use sallyport_core::record::{Event, Record};
 use serde::{Serialize, Serializer};
+
+use crate::chain::Head;
 
 /// A file is closed and the next begun at this size.
 const FILE: u64 = 64 * 1024 * 1024;
@@ -33,8 +36,10 @@ pub struct Recordings {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// The chain of this run, which goes on from file to file.
+    head: Head,
     file: Option<File>,
     written: u64,
     next: u32,
@@ -69,7 +74,8 @@ impl Recordings {
     pub fn rotating_at(directory: &Path, replica: &str, started: SystemTime, rotate_at: u64) -> Self {
         let started = jiff::Timestamp::try_from(started).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
         let stem = format!("{replica}-{}", started.strftime("%Y%m%dT%H%M%SZ"));
-        Self { directory: directory.to_owned(), stem, rotate_at, state: Mutex::default() }
+        let state = State { head: Head::of_run(&stem), file: None, written: 0, next: 0, torn: false, fault: None };
+        Self { directory: directory.to_owned(), stem, rotate_at, state: Mutex::new(state) }
     }
 
     /// Whether the next record has room, as far as can be known.
@@ -109,10 +115,16 @@ impl Recordings {
         matches!((there, file.metadata()), (Ok(there), Ok(ours)) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
     }
 
-    /// `line` begins with a line break, which is only written where the file ends in a torn line.
-    fn write(&self, line: &[u8]) -> Result<(), RecordFault> {
+    /// `line` is a line break, which is only written where the file ends in a torn line, and a JSON object.
+    fn write(&self, line: &mut Vec<u8>) -> Result<(), RecordFault> {
         let mut state = self.lock();
+        // Under the lock: the order of the chain is the order in the file.
+        let head = state.head.seal(line, 1);
+        line.push(b'\n');
         let written = self.write_whole(&mut state, line);
+        if written.is_ok() {
+            state.head = head;
+        }
         state.fault = written.as_ref().err().map(|error| self.name(error));
         state.fault.clone().map_or(Ok(()), |cause| Err(RecordFault(cause)))
     }
@@ -191,7 +203,6 @@ impl RecordSink for Recordings {
             buffer.clear();
             buffer.push(b'\n');
             serialise(record, buffer)?;
-            buffer.push(b'\n');
             let written = self.write(buffer);
             if buffer.capacity() > KEPT {
                 *buffer = Vec::new();
