@@ -34,8 +34,8 @@ pub use binding::{BoundTo, LabelOperator, LabelRequirement, MOST_ADDRESSES, PodS
 pub use definitions::definitions;
 pub use protected_target::{
     BundleSourceKind, CaBundleRef, Credential, EmptyDirStore, PostgresTarget, ProtectedTarget, ProtectedTargetSpec,
-    ProtectedTargetStatus, ProxySpec, RecordStore, RecordingLevel, RecordingSpec, ReplicaStatus, Resources, SecretRef,
-    ServiceType, TlsMode, TlsSpec, VolumeClaimStore,
+    ProtectedTargetStatus, ProxySpec, RecordStore, RecordingAnchor, RecordingLevel, RecordingSpec, ReplicaStatus,
+    Resources, SecretRef, ServiceType, TlsMode, TlsSpec, VolumeClaimStore,
 };
 pub use statement::Statement;
 

@@ -272,6 +272,11 @@ pub struct ProtectedTargetStatus {
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["pod".into()]))]
     pub replicas: Vec<ReplicaStatus>,
+    /// The last anchors of recordings whose replicas are gone, the newest last; at most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["run".into()]))]
+    pub recordings: Vec<RecordingAnchor>,
     /// How many policies are compiled into the bundle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attached_policies: Option<i32>,
@@ -294,6 +299,24 @@ pub struct ReplicaStatus {
     /// When it began to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<Time>,
+    /// Where its recording stands; told within half a minute, and when it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recording: Option<RecordingAnchor>,
+}
+
+/// Where a recording stood: kept here, where the recording is not, so that one that was cut off or written anew is
+/// found out (`sallyport-proxy verify --anchor`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RecordingAnchor {
+    /// What the names of the recording's files begin with.
+    #[schemars(length(min = 1, max = 300))]
+    pub run: String,
+    /// How many records it had.
+    #[schemars(range(min = 0))]
+    pub records: i64,
+    /// The hash of the last of them: SHA-256, in hexadecimal.
+    #[schemars(length(equal = 64))]
+    pub hash: String,
 }
 
 impl Default for ProxySpec {

@@ -27,6 +27,7 @@ use crate::edges::cluster::Cluster;
 use crate::edges::files::FileSource;
 use crate::edges::last_known_good::LastKnownGood;
 use crate::edges::recordings::Recordings;
+use crate::edges::replica_status::Answer;
 use crate::edges::vault::DirectoryVault;
 use crate::listen::{Room, accept};
 use crate::meter::Metrics;
@@ -35,6 +36,8 @@ use crate::upstream::TcpDialer;
 
 /// How long open sessions may go on once the process is to end.
 const DRAIN: Duration = Duration::from_secs(25);
+/// How long the last anchor of the recording may take; with the drain it stays within a pod's 30 s.
+const LAST_WORD: Duration = Duration::from_secs(3);
 
 /// A proxy that accepts.
 pub struct Running {
@@ -48,6 +51,8 @@ pub struct Running {
     sessions: Arc<Sessions>,
     draining: watch::Sender<bool>,
     parts: JoinSet<&'static str>,
+    /// Tells where the recording ends; only where there is a cluster to tell.
+    answer: Option<Answer>,
 }
 
 impl std::fmt::Debug for Running {
@@ -105,7 +110,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
 
     // What keeps it up to date.
     let mut parts = JoinSet::new();
-    follow_source(config, &doorway, &mut parts).await?;
+    let answer = follow_source(config, &doorway, &recordings, &mut parts).await?;
     parts.spawn(named("the TLS files", tls.follow(Arc::clone(&metrics))));
     parts.spawn(named("the target's trust anchors", dialer.follow(Arc::clone(&metrics))));
 
@@ -118,7 +123,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     parts.spawn(named("the admin port", admin::serve(admin, answers)));
     parts.spawn(named("the listener", accept(listener, doorway, Arc::clone(&room), stop)));
     tracing::info!(%listen, admin = %admin_at, "accepting");
-    Ok(Running { listen, admin: admin_at, feed, room, sessions, draining, parts })
+    Ok(Running { listen, admin: admin_at, feed, room, sessions, draining, parts, answer })
 }
 
 impl Running {
@@ -137,6 +142,13 @@ impl Running {
         if timeout(DRAIN, self.room.emptied()).await.is_err() {
             tracing::warn!(connections = self.room.taken(), "cut: they have not ended within {DRAIN:?}");
         }
+        self.parts.abort_all();
+        let revision = self.feed.current().map(|world| world.bundle.revision.clone());
+        if let (Some(answer), Some(revision)) = (self.answer.take(), revision)
+            && timeout(LAST_WORD, answer.end(revision)).await.is_err()
+        {
+            tracing::warn!("the end of the recording was not anchored within {LAST_WORD:?}");
+        }
         match ended {
             None => Ok(()),
             Some(Some(Ok(part))) => bail!("{part} ended by itself"),
@@ -149,22 +161,25 @@ impl Running {
 async fn follow_source(
     config: Config,
     doorway: &Arc<Doorway>,
+    recordings: &Arc<Recordings>,
     parts: &mut JoinSet<&'static str>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<Answer>> {
     match config.source {
         Source::Cluster { namespace, target, kubeconfig, state_dir } => {
             let keeper = LastKnownGood::new(&state_dir);
             let target = TargetRef { namespace, name: target };
-            let cluster = Cluster::new(kubeconfig, target, config.pod, keeper).await?;
+            let cluster = Cluster::new(kubeconfig, target, config.pod, keeper, Arc::clone(recordings)).await?;
+            let answer = cluster.answer();
             parts.spawn(named("the watch of the cluster", cluster.follow(Arc::clone(doorway))));
+            Ok(Some(answer))
         }
         Source::Files { bundle, roster } => {
             let mut source = FileSource::new(bundle, roster);
             source.refresh(doorway).map_err(anyhow::Error::msg)?;
             parts.spawn(named("the watch of the files", source.follow(Arc::clone(doorway))));
+            Ok(None)
         }
     }
-    Ok(())
 }
 
 async fn named<T>(name: &'static str, part: impl Future<Output = T>) -> &'static str {

@@ -310,7 +310,7 @@ mod tests {
             let mut head = Head::of_run(RUN);
             for line in files.iter_mut().flatten() {
                 let body = line.replace("client left", "client stayed");
-                let mut sealed = [body[..body.rfind(",\"link\"").unwrap()].as_bytes(), b"}"].concat();
+                let mut sealed = [&body.as_bytes()[..body.rfind(",\"link\"").unwrap()], b"}"].concat();
                 head = head.seal(&mut sealed, 0);
                 *line = String::from_utf8(sealed).unwrap();
             }

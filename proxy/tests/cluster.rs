@@ -175,6 +175,51 @@ async fn a_changed_bundle_or_identity_is_in_force_at_once_and_answered_in_the_st
 }
 
 #[tokio::test]
+async fn the_end_of_a_recording_is_anchored_in_the_status_and_verify_holds_it_against_it() {
+    let site = Site::new(shared().await.unwrap()).await;
+    site.identity("bot", false).await;
+    site.publish(&site.bundle("p").to_json()).await;
+    let running = site.start().await;
+    world_becomes(&running.feed, "the world", |world| site.suspended(world).is_some()).await;
+    // Nobody gets in here: each attempt is recorded all the same.
+    site.stage.pki.agent(site.agents.name(), "bot").unwrap().write(site.stage.dir.path(), "agent").unwrap();
+    let at = |name: &str| site.stage.path(name).to_str().unwrap().to_owned();
+    let uri = format!(
+        "host=127.0.0.1 port={} user=default dbname=x sslmode=require sslcert={} sslkey={}",
+        running.listen.port(),
+        at("agent.crt"),
+        at("agent.key")
+    );
+    for _ in 0..2 {
+        let mut psql = std::process::Command::new("psql");
+        psql.args([uri.as_str(), "-c", "select 1"]);
+        let output = tokio::task::spawn_blocking(move || psql.output()).await.unwrap().unwrap();
+        assert!(!output.status.success());
+    }
+    running.until(async {}).await.unwrap();
+
+    let targets: Api<ProtectedTarget> = site.fleet.api();
+    let target = serde_json::to_value(targets.get(TARGET).await.unwrap()).unwrap();
+    let recording = &target["status"]["replicas"][0]["recording"];
+    assert!(recording["records"].as_i64() >= Some(2), "{:#}", target["status"]);
+    std::fs::write(site.stage.path("target.json"), target.to_string()).unwrap();
+    let verify = || {
+        let mut verify = std::process::Command::new(env!("CARGO_BIN_EXE_sallyport-proxy"));
+        verify.args(["verify", "--records-dir", &at("records"), "--anchor", &at("target.json")]);
+        let output = verify.output().unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (holds, told) = verify();
+    assert!(holds && told.contains("anchored up to record"), "{told}");
+    let file = site.stage.path(&format!("records/{}-0.jsonl", recording["run"].as_str().unwrap()));
+    let text = std::fs::read_to_string(&file).unwrap();
+    let last = text.trim_end().rfind('\n').unwrap();
+    std::fs::write(&file, &text[..=last]).unwrap();
+    let (holds, told) = verify();
+    assert!(!holds && told.contains("its end was cut off"), "{told}");
+}
+
+#[tokio::test]
 async fn a_bundle_that_cannot_be_used_or_is_deleted_leaves_the_old_one() {
     let site = Site::new(shared().await.unwrap()).await;
     site.identity("bot", false).await;

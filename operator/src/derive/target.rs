@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use sallyport_crds::conditions::{self, ACCEPTED, Finding, PROGRAMMED, READY, ok, reason};
-use sallyport_crds::{AccessPolicy, ProtectedTarget, ProtectedTargetStatus, RecordStore};
+use sallyport_crds::{AccessPolicy, ProtectedTarget, ProtectedTargetStatus, RecordStore, RecordingAnchor};
 use sallyport_policy::Bundle;
 
 use super::certificate::{self, Held, Names, Plan, Wanted};
@@ -21,6 +21,8 @@ use super::{Settings, compile, names, refs};
 
 /// How long a fleet's server certificate is valid; agents' own are shorter, this one is re-read by every replica.
 const SERVER_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Anchors of recordings that are kept; the schema allows no more.
+const ANCHORS: usize = 64;
 
 /// All that a target's plan depends on.
 #[derive(Debug, Clone)]
@@ -99,6 +101,7 @@ pub fn plan(view: &TargetView<'_>, settings: &Settings, now: Timestamp) -> Targe
         ready_replicas: Some(view.fleet.ready),
         bundle_revision: Some(bundle.revision),
         replicas: Vec::new(),
+        recordings: recordings(view),
         attached_policies: Some(i32::try_from(bundle.policies.len()).unwrap_or(i32::MAX)),
         conditions: conditions::settle(before, findings, target.metadata.generation, &Time(now)),
     };
@@ -147,7 +150,7 @@ fn rejected(view: &TargetView<'_>, message: &str, now: Timestamp) -> TargetPlan 
         Finding::no(READY, reason::INVALID, message),
     ];
     let conditions = conditions::settle(&before.conditions, findings, target.metadata.generation, &Time(now));
-    let status = ProtectedTargetStatus { conditions, replicas: Vec::new(), ..before };
+    let status = ProtectedTargetStatus { conditions, replicas: Vec::new(), recordings: recordings(view), ..before };
     TargetPlan { children: Vec::new(), server: None, status, departed: departed(view), again: None }
 }
 
@@ -181,6 +184,22 @@ fn findings(view: &TargetView<'_>, bundle: &Bundle, fits: bool, server: &Plan) -
 fn departed(view: &TargetView<'_>) -> Vec<String> {
     let entries = view.target.status.iter().flat_map(|status| &status.replicas);
     entries.filter(|entry| !view.fleet.pods.contains(&entry.pod)).map(|entry| entry.pod.clone()).collect()
+}
+
+/// Anchors outlive their replicas: recordings on a volume are checked against them later.
+fn recordings(view: &TargetView<'_>) -> Vec<RecordingAnchor> {
+    let Some(status) = &view.target.status else { return Vec::new() };
+    let gone = status.replicas.iter().filter(|entry| !view.fleet.pods.contains(&entry.pod));
+    let mut kept = status.recordings.clone();
+    for anchor in gone.filter_map(|entry| entry.recording.as_ref()) {
+        match kept.iter_mut().find(|kept| kept.run == anchor.run) {
+            // A last word that came late knows more.
+            Some(kept) if kept.records < anchor.records => kept.clone_from(anchor),
+            Some(_) => {}
+            None => kept.push(anchor.clone()),
+        }
+    }
+    kept.split_off(kept.len().saturating_sub(ANCHORS))
 }
 
 fn server_wanted(target: &ProtectedTarget, settings: &Settings) -> Wanted {

@@ -25,7 +25,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::last_known_good::LastKnownGood;
 use super::namespaces::Namespaces;
-use super::replica_status;
+use super::recordings::Recordings;
+use super::replica_status::Answer;
 use crate::doorway::{Doorway, Seen};
 
 /// Key of the bundle in its ConfigMap.
@@ -43,8 +44,8 @@ const QUIET: Duration = Duration::from_secs(20);
 pub(crate) struct Cluster {
     client: Client,
     target: TargetRef,
-    pod: String,
     keeper: Arc<LastKnownGood>,
+    answer: Answer,
 }
 
 type Told = (String, watcher::Result<Event<AgentIdentity>>);
@@ -56,6 +57,7 @@ impl Cluster {
         target: TargetRef,
         pod: String,
         keeper: LastKnownGood,
+        recordings: Arc<Recordings>,
     ) -> anyhow::Result<Self> {
         let mut config = match kubeconfig {
             Some(path) => {
@@ -69,7 +71,14 @@ impl Cluster {
         config.reset_reader_on_write = true;
         // The watches have a back-off of their own; two would multiply.
         config.default_retry = false;
-        Ok(Self { client: Client::try_from(config)?, target, pod, keeper: Arc::new(keeper) })
+        let client = Client::try_from(config)?;
+        let answer = Answer::new(client.clone(), target.clone(), pod, recordings);
+        Ok(Self { client, target, keeper: Arc::new(keeper), answer })
+    }
+
+    /// What writes this replica's entry in its target's status.
+    pub(crate) fn answer(&self) -> Answer {
+        self.answer.clone()
     }
 
     /// Follows the cluster for as long as the process lives.
@@ -98,7 +107,7 @@ impl Cluster {
         tokio::select! {
             never = follower.follow(watched) => never,
             never = source.confirm() => never,
-            never = replica_status::answer(self.client, self.target, self.pod, told) => never,
+            never = self.answer.follow(told) => never,
         }
     }
 }

@@ -16,7 +16,7 @@ use sallyport_core::ports::{RecordFault, RecordSink};
 use sallyport_core::record::{Event, Record};
 use serde::{Serialize, Serializer};
 
-use crate::chain::Head;
+use crate::chain::{self, Head};
 
 /// A file is closed and the next begun at this size.
 const FILE: u64 = 64 * 1024 * 1024;
@@ -76,6 +76,14 @@ impl Recordings {
         let stem = format!("{replica}-{}", started.strftime("%Y%m%dT%H%M%SZ"));
         let state = State { head: Head::of_run(&stem), file: None, written: 0, next: 0, torn: false, fault: None };
         Self { directory: directory.to_owned(), stem, rotate_at, state: Mutex::new(state) }
+    }
+
+    /// Where this run's recording stands: its name, how many records it has, and the hash of the last in hexadecimal;
+    /// nothing before the first.
+    #[must_use]
+    pub fn anchor(&self) -> Option<(&str, u64, String)> {
+        let head = self.lock().head;
+        (head.records > 0).then(|| (self.stem.as_str(), head.records, chain::hex(&head.hash)))
     }
 
     /// Whether the next record has room, as far as can be known.
