@@ -14,6 +14,7 @@ use k8s_openapi::jiff::Timestamp;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::issue::Trust;
 use crate::metrics::Metrics;
 use crate::stores::Stores;
@@ -27,7 +28,7 @@ pub(crate) struct Page {
     /// The stores are filled.
     pub(crate) ready: AtomicBool,
     pub(crate) trust: Arc<Trust>,
-    pub(crate) clock: fn() -> Timestamp,
+    pub(crate) clock: Clock,
 }
 
 /// Serves until `stop`.
@@ -53,7 +54,7 @@ async fn readiness(State(page): State<Arc<Page>>) -> impl IntoResponse {
 }
 
 async fn metrics(State(page): State<Arc<Page>>) -> impl IntoResponse {
-    let now = (page.clock)();
+    let now = page.clock.now();
     let left = |end: Timestamp| end.duration_since(now).as_secs_f64();
     page.metrics.authority_expiry.set(left(page.trust.current().not_after()));
     let ends = page.stores.identities.state();

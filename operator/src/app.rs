@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Page};
 use crate::bell::Bell;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::controllers::{self, Context, Memory, Reporter, fleets, identity, policy, target, trust};
 use crate::derive::names;
@@ -36,8 +37,21 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// When the CA's Secret cannot be used, the admin port cannot be listened on, or the lease was lost.
 pub async fn run(config: Config, client: Client, stop: CancellationToken) -> anyhow::Result<()> {
-    let clock: fn() -> Timestamp = Timestamp::now;
-    let trust = Arc::new(Trust::new(authority(&config, &client, clock()).await?));
+    run_by(Timestamp::now, config, client, stop).await
+}
+
+/// The same by a clock of the caller's.
+///
+/// # Errors
+/// The same.
+pub async fn run_by(
+    wall: fn() -> Timestamp,
+    config: Config,
+    client: Client,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let clock = Clock::new(wall);
+    let trust = Arc::new(Trust::new(authority(&config, &client, clock.now()).await?));
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
 
@@ -54,7 +68,7 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> any
         stores: stores.clone(),
         ready,
         trust: Arc::clone(&trust),
-        clock,
+        clock: clock.clone(),
     });
     let mut services = JoinSet::new();
     if let Some(address) = config.admin {
@@ -81,6 +95,7 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> any
         }
     }
     metrics.leading.set(1);
+    clock.start();
 
     // Controllers.
     let instance = config.lease_holder.clone();
@@ -151,6 +166,7 @@ fn start_controllers(context: &Arc<Context>, bell: &Bell, stop: &CancellationTok
     running.spawn(fleets::run(Arc::clone(context), bell.fleets_rung(), stop.clone()));
     running.spawn(trust::run(Arc::clone(context), bell.clone(), bell.trust_rung(), stop.clone()));
     running.spawn(forget(Arc::clone(context), stop.clone()));
+    running.spawn(context.clock.clone().watch(bell.clone(), stop.clone()));
     running
 }
 

@@ -107,6 +107,8 @@ impl Config {
                 trust_domain: given.trust_domain.clone(),
                 cluster_domain: given.cluster_domain.clone(),
                 proxy_image: given.proxy_image.clone(),
+                // It is known once this process leads.
+                since: k8s_openapi::jiff::Timestamp::MIN,
             },
             ca_secret: given.ca_secret.clone(),
             namespace: given.namespace.clone(),

@@ -19,6 +19,7 @@ mod app;
 mod apply;
 mod bell;
 mod certificates;
+mod clock;
 mod config;
 mod controllers;
 pub mod derive;
@@ -28,5 +29,5 @@ mod lease;
 mod metrics;
 mod stores;
 
-pub use app::run;
+pub use app::{run, run_by};
 pub use config::{Arguments, Config, ConfigErrors};

@@ -27,6 +27,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::bell::Queue;
+use crate::clock::Clock;
 use crate::derive::Settings;
 use crate::fault::Fault;
 use crate::issue::{Authority, Trust};
@@ -47,7 +48,7 @@ pub(crate) struct Context {
     pub(crate) trust: Arc<Trust>,
     pub(crate) ca: trust::Place,
     pub(crate) metrics: Metrics,
-    pub(crate) clock: fn() -> Timestamp,
+    pub(crate) clock: Clock,
     pub(crate) recorder: Reporter,
     pub(crate) memory: Memory,
 }
@@ -114,7 +115,12 @@ impl Memory {
 impl Context {
     /// Now.
     pub(crate) fn now(&self) -> Timestamp {
-        (self.clock)()
+        self.clock.now()
+    }
+
+    /// What plans depend on.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings { since: self.clock.since(), ..self.settings.clone() }
     }
 
     /// The authority in force. Taken once a reconcile, so that what is written is of one authority.

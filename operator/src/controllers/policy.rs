@@ -26,7 +26,7 @@ pub(crate) async fn reconcile(object: Arc<AccessPolicy>, context: Arc<Context>) 
         .filter_map(|named| context.stores.targets.get(&ObjectRef::new(&named.name).within(&namespace)))
         .filter(|target| target.metadata.deletion_timestamp.is_none())
         .map(|target| {
-            let bundle = compile::bundle(&target, policies.iter().map(AsRef::as_ref), &context.settings);
+            let bundle = compile::bundle(&target, policies.iter().map(AsRef::as_ref), &context.settings());
             let fleet = fleet_of(&context, &namespace, &target.name_any());
             (target, bundle, fleet)
         })

@@ -48,7 +48,7 @@ pub(crate) async fn reconcile(object: Arc<ProtectedTarget>, context: Arc<Context
         fleet: fleet_of(&context, &namespace, &object.name_any()),
         foreign: Vec::new(),
     };
-    let mut plan = target::plan(&view, &context.settings, context.now());
+    let mut plan = target::plan(&view, &context.settings(), context.now());
 
     view.foreign = write_children(&context, &plan).await?;
     if let Some(Plan::Issue(order)) = &plan.server {
@@ -60,7 +60,7 @@ pub(crate) async fn reconcile(object: Arc<ProtectedTarget>, context: Arc<Context
         view.server = look(Some(&certificates::write(&context, &secrets, server.as_ref(), issue).await?));
     }
     // The same question again, with what is there now: the status is of what was written.
-    plan = target::plan(&view, &context.settings, context.now());
+    plan = target::plan(&view, &context.settings(), context.now());
 
     tell(&context, &object, &plan).await?;
     prune(&context, &object, &plan.departed).await?;

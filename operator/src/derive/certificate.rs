@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use super::renewal::Window;
+
 /// What the Secret holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Held {
@@ -61,6 +63,8 @@ pub struct Wanted {
     pub renew_before: Duration,
     /// Certificates that are valid from an earlier time are dead.
     pub not_before: Timestamp,
+    /// Since when renewals are acted on without a gap: those due before were missed, and are made up for from then on.
+    pub since: Timestamp,
 }
 
 /// What to do.
@@ -121,16 +125,8 @@ pub fn plan(held: &Held, want: &Wanted, now: Timestamp) -> Plan {
     }
 }
 
-/// When a certificate is replaced: `renew_before` its end, and up to a tenth of that earlier, so that
-/// certificates issued together do not come back together. The serial number is the die: it is random,
-/// and the same after a restart.
 fn renewal(held: &Facts, want: &Wanted) -> Timestamp {
-    let die = held.serial.bytes().rev().take(4).fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-    let jitter = want.renew_before.as_secs() / 10 * u64::from(die % 1000) / 1000;
-    let ahead = want.renew_before + Duration::from_secs(jitter);
-    // Never earlier than half the life: a large `renew_before` must not turn the jitter into a loop.
-    let ahead = ahead.min(want.lifetime.saturating_sub(Duration::from_secs(30)));
-    minus(held.not_after, ahead)
+    Window::new(want.lifetime, want.renew_before).renewal(&held.serial, held.not_after, want.since)
 }
 
 /// Not backdated: a proxy refuses a certificate that is valid from before the identity's creation or revocation.
@@ -140,7 +136,7 @@ fn order(want: &Wanted, now: Timestamp, because: &'static str) -> Order {
 }
 
 /// Certificates know whole seconds: down, or up where an earlier time would already be dead.
-fn whole_second(at: Timestamp, up: bool) -> Timestamp {
+pub(super) fn whole_second(at: Timestamp, up: bool) -> Timestamp {
     let second = at.as_second() + i64::from(up && at.subsec_nanosecond() > 0);
     Timestamp::from_second(second).unwrap_or(at)
 }
@@ -157,7 +153,7 @@ pub fn plus(at: Timestamp, span: Duration) -> Timestamp {
     at.checked_add(signed(span)).unwrap_or(Timestamp::MAX)
 }
 
-fn minus(at: Timestamp, span: Duration) -> Timestamp {
+pub(super) fn minus(at: Timestamp, span: Duration) -> Timestamp {
     at.checked_sub(signed(span)).unwrap_or(Timestamp::MIN)
 }
 
@@ -186,6 +182,7 @@ mod tests {
             lifetime: Duration::from_secs(3600),
             renew_before: Duration::from_secs(1200),
             not_before: at(1000),
+            since: at(0),
         }
     }
 
@@ -211,7 +208,7 @@ mod tests {
     #[test]
     fn a_good_certificate_stays_until_two_thirds() {
         assert_eq!(because(held(1000), 1000), None);
-        assert_eq!(because(held(1000), 1000 + 2279), None);
+        assert_eq!(because(held(1000), 1000 + 1799), None);
         assert_eq!(because(held(1000), 1000 + 2400), Some("its renewal is due"));
     }
 

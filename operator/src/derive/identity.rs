@@ -59,7 +59,8 @@ pub fn plan(identity: &AgentIdentity, held: &Held, settings: &Settings, now: Tim
         status.serial = Some(facts.serial.clone());
         status.not_before = Some(Time(facts.not_before));
         status.not_after = Some(Time(facts.not_after));
-        status.renewal_time = Some(Time(*renewal));
+        // Statuses know whole seconds.
+        status.renewal_time = Some(Time(certificate::whole_second(*renewal, false)));
     }
     status.conditions = told(findings(identity, &plan, &secret, now));
     IdentityPlan { secret, again: again(&plan, now), certificate: Some(plan), status }
@@ -78,7 +79,10 @@ fn wanted(identity: &AgentIdentity, settings: &Settings) -> Result<(IdentityName
     let created = identity.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let not_before = certificate::earliest(created, identity.spec.revoke_before.as_ref().map(|time| time.0));
     let names = Names { uris: vec![name.to_string()], dns: Vec::new() };
-    Ok((name, Wanted { names, uid: identity.metadata.uid.clone(), lifetime, renew_before, not_before }))
+    Ok((
+        name,
+        Wanted { names, uid: identity.metadata.uid.clone(), lifetime, renew_before, not_before, since: settings.since },
+    ))
 }
 
 fn findings(identity: &AgentIdentity, plan: &Plan, secret: &str, now: Timestamp) -> Vec<Finding> {

@@ -12,6 +12,7 @@ pub mod identity;
 pub mod names;
 pub mod policy;
 pub mod refs;
+mod renewal;
 pub mod settings;
 pub mod shadow;
 pub mod target;

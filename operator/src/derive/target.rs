@@ -218,6 +218,7 @@ fn server_wanted(target: &ProtectedTarget, settings: &Settings) -> Wanted {
         lifetime: SERVER_LIFETIME,
         renew_before: SERVER_LIFETIME / 3,
         not_before: certificate::earliest(created, None),
+        since: settings.since,
     }
 }
 

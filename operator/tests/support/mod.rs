@@ -228,6 +228,7 @@ pub fn config(lease_holder: Option<&str>) -> Config {
             trust_domain: "cluster.local".into(),
             cluster_domain: "cluster.local".into(),
             proxy_image: "sallyport-proxy:dev".into(),
+            since: k8s_openapi::jiff::Timestamp::MIN,
         },
         ca_secret: "sallyport-ca".into(),
         namespace: SYSTEM.into(),

@@ -87,6 +87,7 @@ pub fn settings() -> Settings {
         trust_domain: "cluster.local".into(),
         cluster_domain: "cluster.local".into(),
         proxy_image: "sallyport-proxy:dev".into(),
+        since: k8s_openapi::jiff::Timestamp::MIN,
     }
 }
 
