@@ -96,6 +96,7 @@ pub async fn run_by(
     }
     metrics.leading.set(1);
     clock.start();
+    let client = leadership.as_ref().map_or_else(|| client.clone(), |lease| lease.fence().around(client.clone()));
 
     // Controllers.
     let instance = config.lease_holder.clone();
@@ -120,8 +121,8 @@ pub async fn run_by(
         ended = services.join_next(), if config.admin.is_some() => return serving_failed(ended),
     };
     if lost {
-        // Nothing may be written any more: what runs is dropped where it stands.
-        running.abort_all();
+        // Nothing may be written any more: what runs is dropped where it stands, and the fence is closed.
+        running.shutdown().await;
         anyhow::bail!("the lease was lost: another operator may be leading");
     }
     let ended = tokio::time::timeout(PATIENCE, async { while running.join_next().await.is_some() {} }).await;

@@ -13,13 +13,22 @@ use kube::Client;
 use kube::api::{Api, PostParams};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::fence::Fence;
+
 /// How long a lease counts after its last renewal.
 const DURATION: Duration = Duration::from_secs(15);
 /// The holder gives up when it could not renew for this long; with one more pause and request it has ended before
 /// the others may take the lease.
 const GIVE_UP: Duration = Duration::from_secs(8);
-/// Pause between renewals, and between looks of those who wait.
+/// Writes are held back this long after the last renewal, whatever else this process has noticed by then.
+const FENCED: Duration = Duration::from_secs(12);
+/// Pause between renewals.
 const PAUSE: Duration = Duration::from_secs(2);
+/// Pause between looks of those who wait; the last look comes when the lease lapses. What was renewed just before the
+/// holder died is seen that much later, and counts from then.
+const LOOK: Duration = Duration::from_secs(1);
+/// A little more than nothing.
+const TICK: Duration = Duration::from_millis(50);
 /// How long one request may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -31,6 +40,7 @@ pub(crate) struct Leadership {
     /// What was last seen of another holder, and since when by our own clock: clocks of two machines are
     /// never compared.
     seen: Option<(Lease, Instant)>,
+    fence: Fence,
 }
 
 impl Leadership {
@@ -38,30 +48,50 @@ impl Leadership {
     #[must_use]
     pub(crate) fn new(client: Client, namespace: &str, name: &str, holder: &str) -> Self {
         let api = Api::namespaced(client, namespace);
-        Self { api, name: name.to_owned(), holder: holder.to_owned(), seen: None }
+        Self { api, name: name.to_owned(), holder: holder.to_owned(), seen: None, fence: Fence::default() }
+    }
+
+    /// What holds writes back once the lease may be another's.
+    #[must_use]
+    pub(crate) fn fence(&self) -> Fence {
+        self.fence.clone()
     }
 
     /// Waits until this process leads.
     pub(crate) async fn acquire(&mut self) {
         loop {
+            let started = Instant::now();
             match timeout(PATIENCE, self.attempt()).await {
-                Ok(Ok(true)) => return,
+                Ok(Ok(true)) => return self.fence.open_until(started + FENCED),
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "lease not read or written, trying again"),
                 Err(_) => tracing::warn!("lease not read or written in time, trying again"),
             }
-            sleep(PAUSE).await;
+            sleep(self.until_next_look()).await;
         }
+    }
+
+    fn until_next_look(&self) -> Duration {
+        let lapses = self.seen.as_ref().map_or(LOOK, |(_, since)| (DURATION + TICK).saturating_sub(since.elapsed()));
+        lapses.clamp(TICK, LOOK)
     }
 
     /// Renews until that fails for too long or another holds the lease; then the process must end.
     pub(crate) async fn hold(&mut self) {
+        self.renew().await;
+        self.fence.close();
+    }
+
+    async fn renew(&mut self) {
         let mut renewed = Instant::now();
         loop {
             sleep(PAUSE).await;
             let started = Instant::now();
             match timeout(PATIENCE, self.attempt()).await {
-                Ok(Ok(true)) => renewed = started,
+                Ok(Ok(true)) => {
+                    renewed = started;
+                    self.fence.open_until(started + FENCED);
+                }
                 Ok(Ok(false)) => return tracing::error!("another process holds the lease"),
                 Ok(Err(error)) => tracing::warn!(%error, "lease not renewed, trying again"),
                 Err(_) => tracing::warn!("lease not renewed in time, trying again"),

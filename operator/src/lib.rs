@@ -24,6 +24,7 @@ mod config;
 mod controllers;
 pub mod derive;
 mod fault;
+mod fence;
 pub mod issue;
 mod lease;
 mod metrics;
