@@ -31,7 +31,8 @@ use crate::schema::{self, Conditions};
     // Not type `date`: kubectl shows how long ago a date was, and `<invalid>` for one to come.
     printcolumn(name = "Expires", type_ = "string", json_path = ".status.notAfter"),
     printcolumn(name = "Renews", type_ = "string", json_path = ".status.renewalTime"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Bound", type_ = "string", json_path = r#".status.conditions[?(@.type=="Bound")].reason"#, priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AgentIdentitySpec {

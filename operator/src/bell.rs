@@ -25,6 +25,7 @@ pub(crate) struct Bell {
     policies: Arc<Queue<AccessPolicy>>,
     fleets: Arc<Notify>,
     trust: Arc<Notify>,
+    bindings: Arc<Notify>,
     policy_store: Arc<std::sync::OnceLock<Store<AccessPolicy>>>,
 }
 
@@ -76,6 +77,7 @@ impl Bell {
         self.identities.ring_all();
         self.targets.ring_all();
         self.policies.ring_all();
+        self.bindings.notify_one();
         self.fleets();
     }
 
@@ -109,8 +111,17 @@ impl Bell {
         Arc::clone(&self.trust)
     }
 
+    /// Rung when an identity is bound to other pods, or no more.
+    #[must_use]
+    pub(crate) fn bindings_rung(&self) -> Arc<Notify> {
+        Arc::clone(&self.bindings)
+    }
+
     pub(crate) fn identity_changed(&self, identity: &AgentIdentity, _: &Store<AgentIdentity>) {
         let namespace = identity.namespace().unwrap_or_default();
+        if identity.spec.bound_to.is_some() {
+            self.bindings.notify_one();
+        }
         self.identity(&namespace, &identity.name_any());
         // They count the agents they speak of.
         self.wake_policies(|policy| {

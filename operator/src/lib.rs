@@ -15,6 +15,7 @@
 )]
 
 mod admin;
+mod agent_pods;
 mod app;
 mod apply;
 mod bell;

@@ -21,6 +21,7 @@ use sallyport_crds::{AccessPolicy, AgentIdentity, ProtectedTarget};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
+use crate::agent_pods::AgentPods;
 use crate::bell::Bell;
 use crate::derive::names::{FLEETS, TARGET, managed_selector};
 
@@ -45,6 +46,8 @@ pub(crate) struct Stores {
     pub(crate) beside: Store<PartialObjectMeta<Secret>>,
     /// Names and labels.
     pub(crate) pods: Store<PartialObjectMeta<Pod>>,
+    /// The pods that identities are bound to.
+    pub(crate) agent_pods: AgentPods,
 }
 
 impl Debug for Stores {
@@ -59,9 +62,13 @@ impl Stores {
     pub(crate) fn start(client: &Client, namespace: &str, bell: &Bell, tasks: &mut JoinSet<()>) -> Self {
         let all = watch::Config::default;
         let ours = || watch::Config::default().labels(&managed_selector());
+        let agent_pods = AgentPods::default();
         let mut watches = Watches { client, bell, tasks };
+        let identities = watches.follow(all(), Bell::identity_changed);
+        watches.tasks.spawn(agent_pods.clone().follow(client.clone(), identities.clone(), bell.clone()));
         Self {
-            identities: watches.follow(all(), Bell::identity_changed),
+            identities,
+            agent_pods,
             targets: watches.follow(all(), Bell::target_changed),
             policies: watches.follow(all(), Bell::policy_changed),
             service_accounts: watches.follow(ours(), wake_owner),

@@ -10,6 +10,7 @@ mod world;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use sallyport_operator::derive::certificate::Plan;
+use sallyport_operator::derive::pods::Pod;
 use serde_json::{Value, json};
 use world::{World, key};
 
@@ -22,8 +23,19 @@ fn meta(namespace: &str, name: &str, kind: &str) -> Value {
 }
 
 prop_compose! {
-    fn identity()(ns in select(&SPACES), name in select(&NAMES), groups in subsequence(vec!["g", "h"], 0..=2), suspend in any::<bool>(), revoke in prop::option::of(Just("2026-11-23T10:00:10Z"))) -> Value {
-        json!({"metadata": meta(ns, name, "agent"), "spec": {"groups": groups, "suspend": suspend, "revokeBefore": revoke}})
+    fn identity()(ns in select(&SPACES), name in select(&NAMES), groups in subsequence(vec!["g", "h"], 0..=2), suspend in any::<bool>(), revoke in prop::option::of(Just("2026-11-23T10:00:10Z")), bound in prop::option::of(select(&["x", "y"])), account in prop::option::of(select(&["x", "y"]))) -> Value {
+        let bound = bound.map(|app| json!({"podSelector": {"matchLabels": {"app": app}}}));
+        json!({"metadata": meta(ns, name, "agent"), "spec": {"groups": groups, "suspend": suspend, "revokeBefore": revoke, "boundTo": bound, "serviceAccountName": account}})
+    }
+}
+
+prop_compose! {
+    fn pod()(ns in select(&SPACES), name in select(&NAMES), app in select(&["x", "y", "z"]), account in select(&["x", "y"]), phase in select(&["Pending", "Running", "Running", "Failed"]), shares in prop::bool::weighted(0.2), last in prop::option::weighted(0.9, 1..5_u8), ends in prop::option::weighted(0.2, select(&["2026-11-23T09:59:00Z", "2026-11-23T10:20:00Z"]))) -> Value {
+        let mut metadata = meta(ns, name, "pod");
+        metadata["labels"] = json!({"app": app});
+        metadata["deletionTimestamp"] = json!(ends);
+        let ips: Vec<_> = last.iter().map(|last| json!({"ip": format!("10.0.0.{last}")})).collect();
+        json!({"metadata": metadata, "spec": {"serviceAccountName": account, "hostNetwork": shares}, "status": {"phase": phase, "podIPs": ips}})
     }
 }
 
@@ -65,7 +77,8 @@ fn unique(mut all: Vec<Value>) -> Vec<Value> {
 fn worlds() -> impl Strategy<Value = World> {
     use prop::collection::vec;
     let present = subsequence(vec!["Secret/secret-default", "Secret/secret-readonly", "ConfigMap/ca"], 0..=3);
-    (vec(identity(), 0..6), vec(target(), 0..5), vec(policy(), 0..6), present, any::<bool>()).prop_map(|(i, t, p, present, pods)| {
+    let agent_pods = prop::option::weighted(0.8, vec(pod(), 0..6));
+    (vec(identity(), 0..6), vec(target(), 0..5), vec(policy(), 0..6), present, any::<bool>(), agent_pods).prop_map(|(i, t, p, present, pods, agent_pods)| {
         let all_keys = json!(["username", "password", "ca.crt"]);
         let present: serde_json::Map<_, _> =
             SPACES.iter().flat_map(|ns| present.iter().map(move |it| format!("{ns}/{it}"))).map(|at| (at, all_keys.clone())).collect();
@@ -76,9 +89,19 @@ fn worlds() -> impl Strategy<Value = World> {
             .map(|t| (format!("{}/{}", t["metadata"]["namespace"].as_str().unwrap(), t["metadata"]["name"].as_str().unwrap()), json!(["p1", "p2"])))
             .collect();
         serde_json::from_value(json!({
-            "now": "2026-11-23T10:00:00Z", "identities": unique(i), "targets": targets, "policies": unique(p), "present": present, "pods": pods,
+            "now": "2026-11-23T10:00:00Z", "identities": unique(i), "targets": targets, "policies": unique(p), "present": present, "pods": pods, "agentPods": agent_pods.map(unique),
         }))
         .unwrap()
+    })
+}
+
+fn seen(pod: &Pod) -> Value {
+    let labels = pod.metadata.labels.as_ref().unwrap();
+    json!({
+        "namespace": pod.metadata.namespace, "app": labels["app"],
+        "runsAs": {"x": pod.runs_as("x"), "y": pod.runs_as("y")},
+        "shares": pod.is_on_its_nodes_network(), "there": pod.is_there("2026-11-23T10:00:00Z".parse().unwrap()),
+        "addresses": pod.addresses().map(|address| address.to_string()).collect::<Vec<_>>(),
     })
 }
 
@@ -101,6 +124,7 @@ proptest! {
         other.identities = rotated(&world.identities, by);
         other.targets = rotated(&world.targets, by);
         other.policies = rotated(&world.policies, by);
+        other.agent_pods = world.agent_pods.as_ref().map(|pods| rotated(pods, by));
         prop_assert_eq!(world.outcome(), world.outcome());
         prop_assert_eq!(world.outcome(), other.outcome());
     }
@@ -115,6 +139,40 @@ proptest! {
                 prop_assert_eq!(&meta.namespace, &target.metadata.namespace);
                 prop_assert_eq!(meta.labels.as_ref().unwrap()["app.kubernetes.io/managed-by"].as_str(), "sallyport");
             }
+        }
+    }
+
+    /// Told from the outside in, and not as derive does it: no address without a pod that has every right to it.
+    #[test]
+    fn an_address_is_listed_only_for_a_pod_that_may_hold_the_identity(world in worlds(), gone in 0_usize..6) {
+        let outcome = world.outcome();
+        let pods: Vec<Value> = world.agent_pods.iter().flatten().map(seen).collect();
+        for identity in &world.identities {
+            let status = &outcome.identities[&key(identity)].status;
+            let Some(bound) = &identity.spec.bound_to else {
+                prop_assert!(status.bound_for.is_none() && status.bound_addresses.is_empty());
+                continue;
+            };
+            prop_assert_eq!(&status.bound_for, &identity.spec.binding());
+            for address in &status.bound_addresses {
+                let rightful = pods.iter().any(|pod| {
+                    pod["namespace"].as_str() == identity.metadata.namespace.as_deref()
+                        && pod["app"].as_str() == bound.pod_selector.match_labels.get("app").map(String::as_str)
+                        && identity.spec.service_account_name.as_deref().is_none_or(|account| pod["runsAs"][account] == true)
+                        && pod["shares"] == false && pod["there"] == true
+                        && pod["addresses"].as_array().unwrap().contains(&json!(address))
+                });
+                prop_assert!(rightful, "{} of {}", address, key(identity));
+            }
+        }
+        // A pod that goes lets nobody in.
+        let mut fewer = world.clone();
+        if let Some(pods) = fewer.agent_pods.as_mut().filter(|pods| gone < pods.len()) {
+            pods.remove(gone);
+        }
+        for (name, plan) in fewer.outcome().identities {
+            let before = &outcome.identities[&name].status.bound_addresses;
+            prop_assert!(plan.status.bound_addresses.iter().all(|address| before.contains(address)));
         }
     }
 

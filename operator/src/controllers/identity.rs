@@ -31,7 +31,8 @@ pub(crate) async fn reconcile(object: Arc<AgentIdentity>, context: Arc<Context>)
 
     let found = secrets.get_opt(&names::identity_secret(&object)).await?;
     let held = look(found.as_ref());
-    let mut plan = identity::plan(&object, &held, &context.settings(), context.now());
+    let pods = context.stores.agent_pods.of(&object);
+    let mut plan = identity::plan(&object, &held, pods.as_deref(), &context.settings(), context.now());
 
     if let Some(Plan::Issue(order)) = &plan.certificate {
         let metadata =
@@ -41,7 +42,7 @@ pub(crate) async fn reconcile(object: Arc<AgentIdentity>, context: Arc<Context>)
         let written = certificates::write(&context, &secrets, found.as_ref(), issue).await?;
         announce(&context, object.as_ref(), order, &held).await;
         // The same question again, with what is there now: the status is of what was written.
-        plan = identity::plan(&object, &look(Some(&written)), &context.settings(), context.now());
+        plan = identity::plan(&object, &look(Some(&written)), pods.as_deref(), &context.settings(), context.now());
     }
 
     let version = crate::apply::status(&context.client, object.as_ref(), object.status.as_ref(), &plan.status).await?;

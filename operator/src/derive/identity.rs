@@ -4,6 +4,7 @@
 //! creation or its revocation.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -13,7 +14,9 @@ use sallyport_crds::conditions::{self, ACCEPTED, Finding, ISSUED, READY, ok, rea
 use sallyport_crds::{AgentIdentity, AgentIdentityStatus};
 use sallyport_policy::IdentityName;
 
+use super::binding::{self, Binding};
 use super::certificate::{self, Held, Names, Plan, Wanted};
+use super::pods::Pod;
 use super::{Settings, names};
 
 /// What is to be done about one identity.
@@ -29,9 +32,15 @@ pub struct IdentityPlan {
     pub again: Option<Duration>,
 }
 
-/// The plan for `identity`, given what its Secret holds.
+/// The plan for `identity`, given what its Secret holds, and the pods of its namespace as far as they are known.
 #[must_use]
-pub fn plan(identity: &AgentIdentity, held: &Held, settings: &Settings, now: Timestamp) -> IdentityPlan {
+pub fn plan(
+    identity: &AgentIdentity,
+    held: &Held,
+    pods: Option<&[Arc<Pod>]>,
+    settings: &Settings,
+    now: Timestamp,
+) -> IdentityPlan {
     let secret = names::identity_secret(identity);
     let told = |findings| {
         let before = identity.status.as_ref().map_or(&[][..], |status| &status.conditions);
@@ -62,8 +71,17 @@ pub fn plan(identity: &AgentIdentity, held: &Held, settings: &Settings, now: Tim
         // Statuses know whole seconds.
         status.renewal_time = Some(Time(certificate::whole_second(*renewal, false)));
     }
-    status.conditions = told(findings(identity, &plan, &secret, now));
-    IdentityPlan { secret, again: again(&plan, now), certificate: Some(plan), status }
+    let mut findings = findings(identity, &plan, &secret, now);
+    let mut again = again(&plan, now);
+    if let Some(Binding { bound_for, addresses, finding, again: sooner }) = binding::of(identity, pods, now) {
+        status.bound_for = Some(bound_for);
+        status.bound_addresses = addresses;
+        // Ready does not wait for it: a pod needs the certificate before it can run.
+        findings.push(finding);
+        again = again.into_iter().chain(sooner).min();
+    }
+    status.conditions = told(findings);
+    IdentityPlan { secret, again, certificate: Some(plan), status }
 }
 
 fn wanted(identity: &AgentIdentity, settings: &Settings) -> Result<(IdentityName, Wanted), String> {

@@ -3,6 +3,7 @@
 //! Owns every decision of the operator. Touches its arguments only: no network, clock, randomness or
 //! hash-map order. Invariant: nothing here fails; a bad object is a value that becomes a condition on it.
 
+pub mod binding;
 pub mod builtin;
 pub mod certificate;
 pub mod children;
@@ -10,6 +11,7 @@ pub mod compile;
 pub mod fleets;
 pub mod identity;
 pub mod names;
+pub mod pods;
 pub mod policy;
 pub mod refs;
 mod renewal;

@@ -36,6 +36,8 @@ pub struct Operator {
     stop: CancellationToken,
     pub writes: Arc<AtomicUsize>,
     pub log: Arc<std::sync::Mutex<Vec<String>>>,
+    /// Paths it has read or watched.
+    pub reads: Arc<std::sync::Mutex<std::collections::BTreeSet<String>>>,
 }
 
 impl Stage {
@@ -68,13 +70,19 @@ impl Stage {
         let (count, left) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicI64::new(writes)));
         let log = Arc::new(std::sync::Mutex::new(Vec::new()));
         let (counted, logged) = (Arc::clone(&count), Arc::clone(&log));
+        let reads = Arc::<std::sync::Mutex<std::collections::BTreeSet<String>>>::default();
+        let noted = Arc::clone(&reads);
         let service = tower::service_fn(move |request: http::Request<Body>| {
             let (inner, counted, left, logged) =
                 (inner.clone(), Arc::clone(&counted), Arc::clone(&left), Arc::clone(&logged));
+            let noted = Arc::clone(&noted);
             async move {
                 let path = request.uri().path().to_owned();
                 let is_write =
                     request.method() != http::Method::GET && !path.contains("/events") && !path.contains("/leases");
+                if request.method() == http::Method::GET {
+                    noted.lock().unwrap().insert(path.clone());
+                }
                 if is_write {
                     if left.fetch_sub(1, Ordering::SeqCst) <= 0 {
                         return Err(tower::BoxError::from("the test cut the line"));
@@ -88,7 +96,7 @@ impl Stage {
         let client = Client::new(service, SYSTEM);
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(config(None), client, stop.clone()));
-        Operator { task, stop, writes: count, log }
+        Operator { task, stop, writes: count, log, reads }
     }
 
     pub async fn apply(&self, yaml: &str) -> DynamicObject {

@@ -5,6 +5,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::rbac::v1::RoleBinding;
@@ -14,6 +15,7 @@ use sallyport_crds::{
     AccessPolicy, AccessPolicyStatus, AgentIdentity, AgentIdentityStatus, BundleSourceKind, ProtectedTarget,
 };
 use sallyport_operator::derive::certificate::{Facts, Held, Names, Plan};
+use sallyport_operator::derive::pods::Pod;
 use sallyport_operator::derive::refs::{self, Found, Reference, References};
 use sallyport_operator::derive::target::{Fleet, TargetPlan, TargetView};
 use sallyport_operator::derive::{Settings, compile, fleets, identity, policy, target};
@@ -42,6 +44,9 @@ pub struct World {
     /// Pods, by `namespace/target`.
     #[serde(default)]
     pub pods: BTreeMap<String, BTreeSet<String>>,
+    /// Pods that identities may be bound to, each with its namespace; absent while they are not known yet.
+    #[serde(default)]
+    pub agent_pods: Option<Vec<Pod>>,
     /// Replicas that accept sessions, by `namespace/target`.
     #[serde(default)]
     pub ready: BTreeMap<String, i32>,
@@ -105,7 +110,7 @@ impl World {
         let identities = self.identities.iter().map(|it| {
             let secret = sallyport_operator::derive::names::identity_secret(it);
             let held = self.held(&it.namespace().unwrap_or_default(), &secret);
-            (key(it), identity::plan(it, &held, &settings, self.now))
+            (key(it), identity::plan(it, &held, self.pods_beside(it).as_deref(), &settings, self.now))
         });
         let targets = self.targets.iter().map(|it| (key(it), target::plan(&self.view(it), &settings, self.now)));
         let policies = self.policies.iter().map(|it| (key(it), self.policy(it, &settings)));
@@ -143,6 +148,12 @@ impl World {
             policy.status = Some(outcome.policies[&key(policy)].clone());
         }
         next
+    }
+
+    /// The pods of an identity's namespace.
+    fn pods_beside(&self, identity: &AgentIdentity) -> Option<Vec<Arc<Pod>>> {
+        let here = |pod: &&Pod| pod.metadata.namespace == identity.metadata.namespace;
+        Some(self.agent_pods.as_ref()?.iter().filter(here).cloned().map(Arc::new).collect())
     }
 
     fn view<'a>(&'a self, target: &'a ProtectedTarget) -> TargetView<'a> {
