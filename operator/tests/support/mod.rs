@@ -42,8 +42,17 @@ pub struct Operator {
 
 impl Stage {
     pub async fn new() -> Self {
+        Self::on(ControlPlane::start).await
+    }
+
+    /// One on a cluster with these features of Kubernetes switched off.
+    pub async fn without(features: &[&str]) -> Self {
+        Self::on(|| ControlPlane::start_without(features)).await
+    }
+
+    async fn on<F: Future<Output = anyhow::Result<ControlPlane>>>(start: impl FnOnce() -> F) -> Self {
         let turn = TURN.acquire().await.unwrap();
-        let plane = ControlPlane::start().await.unwrap();
+        let plane = start().await.unwrap();
         let client = plane.client().await.unwrap();
         let config = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/default");
         let applied = plane.kubectl().args(["apply", "-k", config]).output().unwrap();

@@ -112,8 +112,13 @@ impl Cluster {
         let world = World::make(&run).await?;
         let ground = Ground::Inside { init: world.init() };
         tracing::info!(name, "namespaces made, starting the control plane");
-        let plane =
-            ControlPlane::start_at(Site { ground, run: Arc::clone(&run), node_address: Some(NODE_ADDRESS) }).await?;
+        let plane = ControlPlane::start_at(Site {
+            ground,
+            run: Arc::clone(&run),
+            node_address: Some(NODE_ADDRESS),
+            without: Vec::new(),
+        })
+        .await?;
         let port = plane.api_port()?;
         // The same port on both sides: one kubeconfig works on the machine and on the node.
         let forward = Forward::start(world.init(), port, SocketAddr::from(([127, 0, 0, 1], port)), None)?;

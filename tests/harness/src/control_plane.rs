@@ -61,6 +61,8 @@ pub(crate) struct Site {
     pub(crate) run: Arc<RunDir>,
     /// The address by which nodes and pods reach the API server, if there are any.
     pub(crate) node_address: Option<&'static str>,
+    /// Features of Kubernetes that are switched off.
+    pub(crate) without: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -84,8 +86,14 @@ impl ControlPlane {
         if let Some(kubeconfig) = external_kubeconfig()? {
             return Self::at(kubeconfig);
         }
+        Self::start_without(&[]).await
+    }
+
+    /// One of our own with these features of Kubernetes switched off, as an earlier version has them.
+    pub async fn start_without(features: &[&str]) -> Result<Self> {
         let run = Arc::new(RunDir::create("control-plane", None)?);
-        Self::start_at(Site { ground: Ground::Machine, run, node_address: None }).await
+        let without = features.iter().map(|feature| (*feature).to_owned()).collect();
+        Self::start_at(Site { ground: Ground::Machine, run, node_address: None, without }).await
     }
 
     /// One that somebody else keeps up.
@@ -296,6 +304,9 @@ fn start_api_server(site: &Site, tools: &Toolchain, ports: &Ports) -> Result<Pro
     flag("enable-admission-plugins", &"NodeRestriction");
     flag("allow-privileged", &"true");
     flag("shutdown-delay-duration", &"0s");
+    for feature in &site.without {
+        flag("feature-gates", &format!("{feature}=false"));
+    }
     if tools.kube_controller_manager.is_none() {
         flag("disable-admission-plugins", &"ServiceAccount");
     }
@@ -322,6 +333,7 @@ impl Own {
             .arg(run.join("ca.key"));
         manager.args(["--use-service-account-credentials=true", "--leader-elect=false", "--bind-address=127.0.0.1"]);
         manager.arg(format!("--secure-port={}", self.ports.controllers.number())).arg("--cert-dir").arg(run.path());
+        manager.args(self.site.without.iter().map(|feature| format!("--feature-gates={feature}=false")));
         Process::start(run, "kube-controller-manager", manager).map(Some)
     }
 
