@@ -5,6 +5,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::BoundTo;
@@ -26,6 +27,7 @@ use crate::schema::{self, Conditions};
     derive = "Default",
     doc = "Who an agent is. The operator issues it a short-lived certificate; its principal is spiffe://<trust-domain>/ns/<namespace>/agent/<name>.",
     validation = Rule::new("size(self.metadata.name) <= 63").message("the name of an AgentIdentity has at most 63 characters"),
+    validation = Rule::new("self.spec.certificate.delivery != 'PodCertificate' || has(self.spec.serviceAccountName)").message("delivery PodCertificate needs serviceAccountName: whose pods may hold this identity"),
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Identity", type_ = "string", json_path = ".status.spiffeId"),
     // Not type `date`: kubectl shows how long ago a date was, and `<invalid>` for one to come.
@@ -69,7 +71,17 @@ pub struct AgentIdentitySpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.renewBefore) || duration(self.duration) - duration(self.renewBefore) >= duration('1m')").message("renewBefore must leave at least 1m of duration before the renewal"))]
+#[x_kube(validation = Rule::new("self.delivery != 'PodCertificate' || duration(self.duration) >= duration('1h')").message("with delivery PodCertificate a duration is at least 1h: Kubernetes takes no shorter one"))]
+#[x_kube(validation = Rule::new("self.delivery != 'PodCertificate' || !has(self.renewBefore) || (duration(self.renewBefore) >= duration('10m') && duration(self.duration) - duration(self.renewBefore) >= duration('10m'))").message("with delivery PodCertificate renewBefore leaves 10m on either side: Kubernetes takes no less"))]
+#[x_kube(validation = Rule::new("self.delivery != 'PodCertificate' || !has(self.secretName)").message("secretName has no meaning with delivery PodCertificate: no Secret is written"))]
 pub struct CertificateSpec {
+    /// `Secret`: the operator makes the key and writes it with its certificate to a Secret. `PodCertificate`: the
+    /// kubelet makes the key for each pod of `serviceAccountName` that projects a `podCertificate` volume of the signer
+    /// `sallyport.dev/agent`, and the key never leaves the node; no Secret is written. Needs a cluster that serves
+    /// `certificates.k8s.io/v1` PodCertificateRequest (Kubernetes 1.37).
+    #[serde(default)]
+    pub delivery: Delivery,
+
     /// How long a certificate is valid, from 5m to 24h.
     #[serde(default = "one_hour")]
     #[schemars(length(max = 16), regex(pattern = schema::DURATION))]
@@ -89,6 +101,16 @@ pub struct CertificateSpec {
     pub secret_name: Option<String>,
 }
 
+/// How key and certificate reach the agent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Delivery {
+    /// In a Secret that the operator writes.
+    #[default]
+    Secret,
+    /// By the kubelet, into the pod.
+    PodCertificate,
+}
+
 /// What the operator found and did.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -97,7 +119,8 @@ pub struct AgentIdentityStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     pub spiffe_id: Option<String>,
-    /// Serial number of the current certificate, in hexadecimal.
+    /// Serial number of the current certificate, in hexadecimal. Absent, as the times and the Secret, with delivery
+    /// `PodCertificate`: each pod has a certificate of its own, and its PodCertificateRequest tells about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub serial: Option<String>,
@@ -131,7 +154,7 @@ pub struct AgentIdentityStatus {
 
 impl Default for CertificateSpec {
     fn default() -> Self {
-        Self { duration: one_hour(), renew_before: None, secret_name: None }
+        Self { delivery: Delivery::Secret, duration: one_hour(), renew_before: None, secret_name: None }
     }
 }
 

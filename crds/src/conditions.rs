@@ -32,6 +32,8 @@ pub mod ok {
     pub const ISSUED: &str = "Issued";
     /// `Bound`: the addresses of every pod that counts are told.
     pub const BOUND: &str = "Bound";
+    /// `Issued`: none is kept; each pod gets its own when its kubelet asks.
+    pub const ON_REQUEST: &str = "OnRequest";
 }
 
 /// Reasons of conditions that are not `True`.
@@ -58,6 +60,8 @@ pub mod reason {
     pub const NOT_OURS: &str = "NotOurs";
     /// The identity is suspended.
     pub const SUSPENDED: &str = "Suspended";
+    /// The identity's keys are to be made by kubelets, and this cluster serves no PodCertificateRequest.
+    pub const POD_CERTIFICATES_NOT_SERVED: &str = "PodCertificatesNotServed";
     /// The compiled bundle is larger than a ConfigMap can hold.
     pub const BUNDLE_TOO_LARGE: &str = "BundleTooLarge";
     /// It is on its way.

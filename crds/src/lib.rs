@@ -29,7 +29,7 @@ pub use access_policy::{
     AccessPolicy, AccessPolicySpec, AccessPolicyStatus, AccessRule, AgentRef, Ancestor, GroupRef, PostgresRule,
     RuleAction, SubjectRef, TargetRef, WhereClause,
 };
-pub use agent_identity::{AgentIdentity, AgentIdentitySpec, AgentIdentityStatus, CertificateSpec};
+pub use agent_identity::{AgentIdentity, AgentIdentitySpec, AgentIdentityStatus, CertificateSpec, Delivery};
 pub use binding::{BoundTo, LabelOperator, LabelRequirement, MOST_ADDRESSES, PodSelector};
 pub use definitions::definitions;
 pub use protected_target::{

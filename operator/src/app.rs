@@ -22,7 +22,7 @@ use crate::admin::{self, Page};
 use crate::bell::Bell;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::controllers::{self, Context, Memory, Reporter, fleets, identity, policy, target, trust};
+use crate::controllers::{self, Context, Memory, Reporter, fleets, identity, pod_certificate, policy, target, trust};
 use crate::derive::names;
 use crate::issue::{Authority, Trust};
 use crate::lease::Leadership;
@@ -111,6 +111,7 @@ pub async fn run_by(
         clock,
         recorder: Reporter(recorder),
         memory: Memory::default(),
+        requests: pod_certificate::Requests::default(),
     });
     let mut running = start_controllers(&context, &bell, &stop);
     bell.everything();
@@ -166,6 +167,7 @@ fn start_controllers(context: &Arc<Context>, bell: &Bell, stop: &CancellationTok
     ));
     running.spawn(fleets::run(Arc::clone(context), bell.fleets_rung(), stop.clone()));
     running.spawn(trust::run(Arc::clone(context), bell.clone(), bell.trust_rung(), stop.clone()));
+    running.spawn(pod_certificate::run(Arc::clone(context), bell.clone(), stop.clone()));
     running.spawn(forget(Arc::clone(context), stop.clone()));
     running.spawn(context.clock.clone().watch(bell.clone(), stop.clone()));
     running

@@ -7,12 +7,13 @@ use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use k8s_openapi::api::certificates::v1::PodCertificateRequest;
 use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
-use sallyport_crds::{AccessPolicy, AgentIdentity, ProtectedTarget};
+use sallyport_crds::{AccessPolicy, AgentIdentity, Delivery, ProtectedTarget};
 use tokio::sync::Notify;
 
-use crate::derive::compile;
+use crate::derive::{compile, pod_certificate};
 
 /// References to wake beyond which everything is woken instead.
 const LONGEST: usize = 10_000;
@@ -23,9 +24,11 @@ pub(crate) struct Bell {
     identities: Arc<Queue<AgentIdentity>>,
     targets: Arc<Queue<ProtectedTarget>>,
     policies: Arc<Queue<AccessPolicy>>,
+    requests: Arc<Queue<PodCertificateRequest>>,
     fleets: Arc<Notify>,
     trust: Arc<Notify>,
     bindings: Arc<Notify>,
+    request_store: Arc<std::sync::OnceLock<Store<PodCertificateRequest>>>,
     policy_store: Arc<std::sync::OnceLock<Store<AccessPolicy>>>,
 }
 
@@ -50,6 +53,11 @@ impl Bell {
     /// Policies are looked up to wake those that speak of an identity or target.
     pub(crate) fn attach(&self, policies: Store<AccessPolicy>) {
         let _ = self.policy_store.set(policies);
+    }
+
+    /// Open requests are looked up to wake those of an identity's namespace.
+    pub(crate) fn attach_requests(&self, requests: Store<PodCertificateRequest>) {
+        let _ = self.request_store.set(requests);
     }
 
     /// The identity of that name.
@@ -78,6 +86,7 @@ impl Bell {
         self.targets.ring_all();
         self.policies.ring_all();
         self.bindings.notify_one();
+        self.requests.ring_all();
         self.fleets();
     }
 
@@ -97,6 +106,12 @@ impl Bell {
     #[must_use]
     pub(crate) fn policies(&self) -> Arc<Queue<AccessPolicy>> {
         Arc::clone(&self.policies)
+    }
+
+    /// What requests' own changes, and those of identities, wake.
+    #[must_use]
+    pub(crate) fn requests(&self) -> Arc<Queue<PodCertificateRequest>> {
+        Arc::clone(&self.requests)
     }
 
     /// What [`Self::fleets`] wakes.
@@ -123,6 +138,9 @@ impl Bell {
             self.bindings.notify_one();
         }
         self.identity(&namespace, &identity.name_any());
+        if identity.spec.certificate.delivery == Delivery::PodCertificate {
+            self.wake_requests(&namespace);
+        }
         // They count the agents they speak of.
         self.wake_policies(|policy| {
             let own = policy.namespace().unwrap_or_default();
@@ -154,6 +172,21 @@ impl Bell {
         }
         self.policies.ring(ObjectRef::from_obj(policy));
         self.fleets();
+    }
+
+    /// A request came or changed.
+    pub(crate) fn request_changed(&self, request: &PodCertificateRequest) {
+        if pod_certificate::is_open(request) {
+            self.requests.ring(ObjectRef::from_obj(request));
+        }
+    }
+
+    fn wake_requests(&self, namespace: &str) {
+        for request in self.request_store.get().map(Store::state).unwrap_or_default() {
+            if request.namespace().as_deref() == Some(namespace) {
+                self.request_changed(&request);
+            }
+        }
     }
 
     fn wake_policies(&self, concerned: impl Fn(&AccessPolicy) -> bool) {

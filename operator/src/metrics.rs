@@ -31,6 +31,7 @@ pub(crate) struct Metrics {
     reconciles: Family<ByOutcome, Counter>,
     durations: Family<ByKind, Histogram>,
     certificates: Family<ByOutcome, Counter>,
+    requests: Family<ByOutcome, Counter>,
     writes: Family<ByKind, Counter>,
     /// Seconds until the certificate that ends first does.
     pub(crate) nearest_expiry: Gauge<f64, AtomicU64>,
@@ -48,6 +49,7 @@ impl Metrics {
             reconciles: Family::default(),
             durations: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 14))),
             certificates: Family::default(),
+            requests: Family::default(),
             writes: Family::default(),
             nearest_expiry: Gauge::default(),
             authority_expiry: Gauge::default(),
@@ -60,6 +62,11 @@ impl Metrics {
             "certificates_issued",
             "Certificates issued, by kind; first or renewed",
             metrics.certificates.clone(),
+        );
+        group.register(
+            "signing_requests",
+            "Requests for certificates of others' keys that were answered, by kind and reason",
+            metrics.requests.clone(),
         );
         group.register("writes", "Objects and statuses written, by kind", metrics.writes.clone());
         group.register(
@@ -82,6 +89,11 @@ impl Metrics {
     pub(crate) fn issued(&self, kind: &'static str, first: bool) {
         let outcome = if first { "first" } else { "renewed" };
         self.certificates.get_or_create(&ByOutcome { kind, outcome }).inc();
+    }
+
+    /// One request for a certificate, answered: a word for issued, or the reason of the denial.
+    pub(crate) fn answered(&self, kind: &'static str, outcome: &'static str) {
+        self.requests.get_or_create(&ByOutcome { kind, outcome }).inc();
     }
 
     /// One write.

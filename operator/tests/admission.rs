@@ -71,7 +71,39 @@ async fn an_agent_identity_is_judged_by_its_schema() {
     // Defaults are what the code takes them to be.
     stage.kubectl_create("{apiVersion: sallyport.dev/v1alpha1, kind: AgentIdentity, metadata: {name: plain, namespace: ci}, spec: {}}").unwrap();
     let plain = stage.get(OURS, "AgentIdentity", "ci", "plain").await.unwrap();
-    assert_eq!(plain["spec"], serde_json::json!({"suspend": false, "certificate": {"duration": "1h"}}));
+    assert_eq!(
+        plain["spec"],
+        serde_json::json!({"suspend": false, "certificate": {"delivery": "Secret", "duration": "1h"}})
+    );
+}
+
+const IN_PODS: &str = "
+apiVersion: sallyport.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: bot, namespace: ci}
+spec: {serviceAccountName: bot, certificate: {delivery: PodCertificate, duration: 2h, renewBefore: 20m}}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_by_kubelets_is_judged_by_its_schema() {
+    let stage = Stage::new().await;
+    let cases: &[Case] = &[
+        ("delivery: PodCertificate", "delivery: Secret", None),
+        ("delivery: PodCertificate", "delivery: Mail", Some("Unsupported value")),
+        ("serviceAccountName: bot, ", "", Some("delivery PodCertificate needs serviceAccountName")),
+        ("duration: 2h, renewBefore: 20m", "duration: 1h", None),
+        (
+            "duration: 2h, renewBefore: 20m",
+            "duration: 59m",
+            Some("with delivery PodCertificate a duration is at least 1h"),
+        ),
+        ("renewBefore: 20m", "renewBefore: 10m", None),
+        ("renewBefore: 20m", "renewBefore: 9m", Some("renewBefore leaves 10m on either side")),
+        ("renewBefore: 20m", "renewBefore: 110m", None),
+        ("renewBefore: 20m", "renewBefore: 111m", Some("renewBefore leaves 10m on either side")),
+        ("renewBefore: 20m", "secretName: bot-tls", Some("secretName has no meaning with delivery PodCertificate")),
+    ];
+    judge(&stage, IN_PODS, cases);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -272,5 +304,5 @@ async fn the_samples_are_accepted() {
     let applied = stage.plane.kubectl().args(["apply", "-n", "prod", "-k", samples]).output().unwrap();
     assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
     let listed = stage.plane.kubectl().args(["get", "sallyport", "-n", "prod", "-o", "name"]).output().unwrap();
-    assert_eq!(String::from_utf8(listed.stdout).unwrap().lines().count(), 3, "the category shows all three");
+    assert_eq!(String::from_utf8(listed.stdout).unwrap().lines().count(), 4, "the category shows all of them");
 }

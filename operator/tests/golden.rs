@@ -59,6 +59,7 @@ fn shown(world: &World) -> Value {
             let told = match &plan.certificate {
                 None => json!("nothing"),
                 Some(Plan::Blocked) => json!("left alone"),
+                Some(Plan::OnRequest { .. }) => json!("on request"),
                 Some(Plan::Keep { renewal, .. }) => json!({"keep until": renewal}),
                 Some(Plan::Issue(order)) => {
                     json!({"issue because": order.because, "from": order.not_before, "to": order.not_after, "uris": order.names.uris})

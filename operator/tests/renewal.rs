@@ -90,7 +90,7 @@ impl Simulation {
                     self.held[who] = self.issue(&order);
                     self.queue.push(Reverse((now, who)));
                 }
-                Plan::Blocked => panic!("it is ours"),
+                Plan::Blocked | Plan::OnRequest { .. } => panic!("it is ours"),
             }
         }
     }

@@ -4,15 +4,16 @@
 //! server. Invariant: a Secret that is not the identity's is never written.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType};
 use kube::{Resource, ResourceExt};
-use sallyport_crds::AgentIdentity;
+use sallyport_crds::{AgentIdentity, Delivery};
 
-use super::{Context, again};
+use super::{Context, again, pod_certificate};
 use crate::certificates;
 use crate::derive::certificate::{Held, Order, Plan};
 use crate::derive::{identity, names};
@@ -29,8 +30,17 @@ pub(crate) async fn reconcile(object: Arc<AgentIdentity>, context: Arc<Context>)
     let authority = context.authority();
     let look = |secret: Option<&Secret>| inspect(secret, &uid, Role::Agent, &authority);
 
-    let found = secrets.get_opt(&names::identity_secret(&object)).await?;
-    let held = look(found.as_ref());
+    let (found, held) = match object.spec.certificate.delivery {
+        Delivery::Secret => {
+            let found = secrets.get_opt(&names::identity_secret(&object)).await?;
+            let held = look(found.as_ref());
+            (found, held)
+        }
+        Delivery::PodCertificate => match pod_certificate::held(&object, &context).await? {
+            Some(held) => (None, held),
+            None => return Ok(Action::requeue(Duration::from_secs(1))),
+        },
+    };
     let pods = context.stores.agent_pods.of(&object);
     let mut plan = identity::plan(&object, &held, pods.as_deref(), &context.settings(), context.now());
 

@@ -5,6 +5,7 @@
 
 pub(crate) mod fleets;
 pub(crate) mod identity;
+pub(crate) mod pod_certificate;
 pub(crate) mod policy;
 pub(crate) mod target;
 pub(crate) mod trust;
@@ -51,6 +52,7 @@ pub(crate) struct Context {
     pub(crate) clock: Clock,
     pub(crate) recorder: Reporter,
     pub(crate) memory: Memory,
+    pub(crate) requests: pod_certificate::Requests,
 }
 
 /// What is remembered of objects between reconciles; losing it costs nothing but a look.

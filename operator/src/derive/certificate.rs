@@ -20,6 +20,11 @@ pub enum Held {
     Unreadable(String),
     /// It is ours.
     Certificate(Facts),
+    /// There is to be none: kubelets make the keys, where the cluster lets them.
+    InPods {
+        /// Whether it does.
+        served: bool,
+    },
 }
 
 /// What is known of a held certificate.
@@ -81,6 +86,11 @@ pub enum Plan {
     Issue(Order),
     /// Leave the Secret alone: it is not ours.
     Blocked,
+    /// Sign for each pod when its kubelet asks, where the cluster lets it.
+    OnRequest {
+        /// Whether it does.
+        served: bool,
+    },
 }
 
 /// A certificate to be issued.
@@ -116,6 +126,7 @@ const CHECKS: &[Check] = &[
 pub fn plan(held: &Held, want: &Wanted, now: Timestamp) -> Plan {
     match held {
         Held::Foreign => Plan::Blocked,
+        Held::InPods { served } => Plan::OnRequest { served: *served },
         Held::Missing => Plan::Issue(order(want, now, "there was none")),
         Held::Unreadable(_) => Plan::Issue(order(want, now, "the Secret could not be read")),
         Held::Certificate(facts) => match CHECKS.iter().find(|(_, fails)| fails(facts, want, now)) {

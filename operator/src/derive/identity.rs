@@ -61,7 +61,8 @@ pub fn plan(
     let plan = certificate::plan(held, &wanted, now);
     let mut status = AgentIdentityStatus {
         spiffe_id: Some(name.to_string()),
-        secret_name: Some(secret.clone()),
+        // With several pods there is no serial, and no time, that would be the identity's: none is told.
+        secret_name: (!matches!(plan, Plan::OnRequest { .. })).then(|| secret.clone()),
         ..Default::default()
     };
     if let Plan::Keep { facts, renewal } = &plan {
@@ -84,7 +85,7 @@ pub fn plan(
     IdentityPlan { secret, again, certificate: Some(plan), status }
 }
 
-fn wanted(identity: &AgentIdentity, settings: &Settings) -> Result<(IdentityName, Wanted), String> {
+pub(super) fn wanted(identity: &AgentIdentity, settings: &Settings) -> Result<(IdentityName, Wanted), String> {
     let namespace = identity.namespace().unwrap_or_default();
     let name = IdentityName::new(&settings.trust_domain, &namespace, &identity.name_any())
         .map_err(|error| format!("its name makes no identity: {error}"))?;
@@ -111,6 +112,16 @@ fn findings(identity: &AgentIdentity, plan: &Plan, secret: &str, now: Timestamp)
         Plan::Issue(order) => {
             Finding::no(ISSUED, reason::PENDING, format!("a certificate is issued: {}", order.because))
         }
+        Plan::OnRequest { served: true } => {
+            let account = identity.spec.service_account_name.as_deref().unwrap_or_default();
+            let message = format!("each pod of service account {account} gets its own, with a key that its node makes");
+            Finding::yes(ISSUED, ok::ON_REQUEST, message)
+        }
+        Plan::OnRequest { served: false } => Finding::no(
+            ISSUED,
+            reason::POD_CERTIFICATES_NOT_SERVED,
+            "this cluster does not serve certificates.k8s.io/v1 PodCertificateRequest: set certificate.delivery to Secret",
+        ),
         Plan::Blocked => Finding::no(
             ISSUED,
             reason::NOT_OURS,
@@ -126,7 +137,8 @@ fn findings(identity: &AgentIdentity, plan: &Plan, secret: &str, now: Timestamp)
         Plan::Keep { facts, .. } if facts.not_before > now => {
             Finding::no(READY, reason::PENDING, "its certificate is valid from a time to come: revokeBefore lies ahead")
         }
-        Plan::Keep { .. } => Finding::yes(READY, ok::READY, "it can be used"),
+        Plan::Keep { .. } | Plan::OnRequest { served: true } => Finding::yes(READY, ok::READY, "it can be used"),
+        Plan::OnRequest { served: false } => Finding::no(READY, issued.reason, issued.message.clone()),
         Plan::Issue(_) | Plan::Blocked => Finding::no(READY, issued.reason, "it has no current certificate"),
     };
     vec![Finding::yes(ACCEPTED, ok::ACCEPTED, "the spec is valid"), issued, ready]
@@ -138,7 +150,7 @@ fn again(plan: &Plan, now: Timestamp) -> Option<Duration> {
             let valid = certificate::until(facts.not_before, now);
             Some(if valid.is_zero() { certificate::until(*renewal, now) } else { valid })
         }
-        Plan::Issue(_) => None,
+        Plan::Issue(_) | Plan::OnRequest { .. } => None,
         // Somebody else's Secret is not watched.
         Plan::Blocked => Some(Duration::from_secs(30)),
     }

@@ -11,6 +11,7 @@ pub mod compile;
 pub mod fleets;
 pub mod identity;
 pub mod names;
+pub mod pod_certificate;
 pub mod pods;
 pub mod policy;
 pub mod refs;

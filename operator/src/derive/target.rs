@@ -233,7 +233,7 @@ fn again(server: &Plan, sound: bool, now: Timestamp) -> Option<Duration> {
     let renewal = match server {
         Plan::Keep { renewal, .. } => certificate::until(*renewal, now),
         Plan::Issue(_) => Duration::ZERO,
-        Plan::Blocked => Duration::from_secs(30),
+        Plan::Blocked | Plan::OnRequest { .. } => Duration::from_secs(30),
     };
     Some(recheck.min(renewal))
 }

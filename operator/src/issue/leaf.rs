@@ -59,23 +59,7 @@ impl Authority {
     /// When a name cannot stand in a certificate, or the provider fails.
     pub fn issue(&self, order: &Order, role: Role, subject: Subject<'_>) -> Result<Issued, IssueError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = subject.name()?;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.serial_number = Some(serial());
-        set_validity(&mut params, order.not_before, order.not_after);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![match role {
-            Role::Agent => ExtendedKeyUsagePurpose::ClientAuth,
-            Role::Fleet => ExtendedKeyUsagePurpose::ServerAuth,
-        }];
-        params.use_authority_key_identifier_extension = true;
-        for uri in &order.names.uris {
-            params.subject_alt_names.push(SanType::URI(uri.as_str().try_into()?));
-        }
-        for name in &order.names.dns {
-            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
-        }
+        let params = profile(order, role, subject)?;
         let leaf = params.signed_by(&key, &self.issuer)?.pem();
         Ok(Issued { chain: leaf + &self.intermediates, key: SecretString::from(key.serialize_pem()) })
     }
@@ -92,6 +76,28 @@ impl Subject<'_> {
         }
         Ok(name)
     }
+}
+
+/// What every leaf certificate is, whoever holds its key.
+pub(super) fn profile(order: &Order, role: Role, subject: Subject<'_>) -> Result<CertificateParams, IssueError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = subject.name()?;
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.serial_number = Some(serial());
+    set_validity(&mut params, order.not_before, order.not_after);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![match role {
+        Role::Agent => ExtendedKeyUsagePurpose::ClientAuth,
+        Role::Fleet => ExtendedKeyUsagePurpose::ServerAuth,
+    }];
+    params.use_authority_key_identifier_extension = true;
+    for uri in &order.names.uris {
+        params.subject_alt_names.push(SanType::URI(uri.as_str().try_into()?));
+    }
+    for name in &order.names.dns {
+        params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
+    }
+    Ok(params)
 }
 
 /// 127 random bits: positive, and not to be guessed or met twice.

@@ -7,6 +7,7 @@ pub mod authority;
 pub mod inspect;
 pub mod leaf;
 pub mod material;
+pub mod request;
 mod secret;
 
 pub use authority::{Authority, AuthorityError, Trust};

@@ -12,7 +12,7 @@ use k8s_openapi::api::rbac::v1::RoleBinding;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use sallyport_crds::{
-    AccessPolicy, AccessPolicyStatus, AgentIdentity, AgentIdentityStatus, BundleSourceKind, ProtectedTarget,
+    AccessPolicy, AccessPolicyStatus, AgentIdentity, AgentIdentityStatus, BundleSourceKind, Delivery, ProtectedTarget,
 };
 use sallyport_operator::derive::certificate::{Facts, Held, Names, Plan};
 use sallyport_operator::derive::pods::Pod;
@@ -41,6 +41,9 @@ pub struct World {
     /// Certificates held, by `namespace/secret`.
     #[serde(default)]
     pub held: BTreeMap<String, HeldCertificate>,
+    /// A cluster of a version that does not know PodCertificateRequest.
+    #[serde(default)]
+    pub before_pod_certificates: bool,
     /// Pods, by `namespace/target`.
     #[serde(default)]
     pub pods: BTreeMap<String, BTreeSet<String>>,
@@ -109,7 +112,10 @@ impl World {
         let settings = settings();
         let identities = self.identities.iter().map(|it| {
             let secret = sallyport_operator::derive::names::identity_secret(it);
-            let held = self.held(&it.namespace().unwrap_or_default(), &secret);
+            let held = match it.spec.certificate.delivery {
+                Delivery::Secret => self.held(&it.namespace().unwrap_or_default(), &secret),
+                Delivery::PodCertificate => Held::InPods { served: !self.before_pod_certificates },
+            };
             (key(it), identity::plan(it, &held, self.pods_beside(it).as_deref(), &settings, self.now))
         });
         let targets = self.targets.iter().map(|it| (key(it), target::plan(&self.view(it), &settings, self.now)));
