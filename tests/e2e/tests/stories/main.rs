@@ -6,4 +6,5 @@ mod access;
 mod credentials;
 mod fleet;
 mod identity;
+mod pod_certificate;
 mod records;
