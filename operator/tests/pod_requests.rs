@@ -243,9 +243,21 @@ fn a_replayed_key_is_denied_and_the_request_it_was_taken_from_is_not() {
     original.request = first;
     original.same_key = vec![replay.request.clone()];
     assert_eq!(told(&original.decide()), ("sign", ""));
+    // A replay that was denied does not end what it replayed, though that waits; one that was signed does.
+    replay.request["status"] = answered("Denied");
+    original.same_key = vec![replay.request.clone()];
+    assert_eq!(told(&original.decide()), ("sign", ""));
     replay.request["status"] = answered("Issued");
     original.same_key = vec![replay.request];
     assert_eq!(told(&original.decide()), ("deny", "KeyReused"));
+    // Within one second, versions say who was first.
+    let mut second = world();
+    second.request["metadata"]["resourceVersion"] = json!("101");
+    let mut first = world().request;
+    first["metadata"]["uid"] = json!("z-first");
+    first["metadata"]["resourceVersion"] = json!("99");
+    second.same_key = vec![first];
+    assert_eq!(told(&second.decide()), ("deny", "KeyReused"));
 }
 
 #[test]

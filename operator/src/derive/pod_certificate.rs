@@ -26,7 +26,8 @@ const SHORTEST: Duration = Duration::from_secs(3600);
 const MARGIN: Duration = Duration::from_secs(600);
 
 /// Conditions of a request that are the last word on it.
-const ANSWERS: [&str; 3] = ["Issued", "Denied", "Failed"];
+const ANSWERS: [&str; 3] = [ISSUED, "Denied", "Failed"];
+const ISSUED: &str = "Issued";
 
 /// Reasons of a denial, and of waiting.
 #[allow(missing_docs, reason = "the words are what they say; docs/pod-certificates.md lists them")]
@@ -129,8 +130,12 @@ pub fn is_open(request: &PodCertificateRequest) -> bool {
 }
 
 fn is_answered(request: &PodCertificateRequest) -> bool {
-    let conditions = request.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.map(|condition| condition.type_.as_str()).any(|type_| ANSWERS.contains(&type_))
+    ANSWERS.iter().any(|type_| has(request, type_))
+}
+
+fn has(request: &PodCertificateRequest, type_: &str) -> bool {
+    let mut conditions = request.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == type_)
 }
 
 /// What to do about the request in `view`.
@@ -191,12 +196,15 @@ fn request_itself(view: &View<'_>) -> Option<Refusal> {
     }
 }
 
-/// A kubelet makes a key for each request. Of two with one key the first counts.
+/// A kubelet makes a key for each request. Of two with one key the first counts; that a later one was denied for it
+/// must not tell against the first, or a replay could end what it replays.
 fn replayed(view: &View<'_>) -> Option<Refusal> {
     let age = |request: &PodCertificateRequest| {
-        (request.metadata.creation_timestamp.as_ref().map(|time| time.0), request.uid().unwrap_or_default())
+        // Times are whole seconds; within one, versions count up.
+        let version: Option<u64> = request.resource_version().and_then(|version| version.parse().ok());
+        (request.metadata.creation_timestamp.as_ref().map(|time| time.0), version, request.uid())
     };
-    let is_earlier = |other: &&&PodCertificateRequest| is_answered(other) || age(other) < age(view.request);
+    let is_earlier = |other: &&&PodCertificateRequest| has(other, ISSUED) || age(other) < age(view.request);
     let earlier = view.same_key.iter().filter(|other| other.uid() != view.request.uid()).find(is_earlier)?;
     let message = format!("its key is that of request {}: every request needs a new key", earlier.name_any());
     Some(refusal(because::KEY_REUSED, message))
