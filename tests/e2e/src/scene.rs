@@ -212,8 +212,13 @@ impl Scene {
 
     /// Starts the agent's pod, with the identity's Secret mounted and nothing else.
     pub fn start_pod(&self) -> Result<()> {
+        self.start_pod_with("agent", "bot-mtls")
+    }
+
+    /// Starts a pod that is called and labelled `app`, with another Secret mounted where the agent's has its own.
+    pub fn start_pod_with(&self, app: &str, secret: &str) -> Result<()> {
         self.apply(&json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": { "namespace": self.ci, "name": "agent" },
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "namespace": self.ci, "name": app, "labels": { "app": app } },
             "spec": {
                 "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0,
                 "securityContext": { "runAsNonRoot": true, "fsGroup": 65532, "seccompProfile": { "type": "RuntimeDefault" } },
@@ -224,33 +229,36 @@ impl Scene {
                     "volumeMounts": [{ "name": "identity", "mountPath": "/identity", "readOnly": true }, { "name": "tmp", "mountPath": "/tmp" }],
                 }],
                 "volumes": [
-                    { "name": "identity", "secret": { "secretName": "bot-mtls", "defaultMode": 0o440 } },
+                    { "name": "identity", "secret": { "secretName": secret, "defaultMode": 0o440 } },
                     { "name": "tmp", "emptyDir": { "medium": "Memory" } },
                 ],
             },
         }))?;
-        self.kubectl(&["wait", "-n", &self.ci, "pod/agent", "--for=condition=Ready", "--timeout=60s"]).map(drop)
+        let pod = format!("pod/{app}");
+        self.kubectl(&["wait", "-n", &self.ci, &pod, "--for=condition=Ready", "--timeout=60s"]).map(drop)
     }
 
     /// A command in the agent's pod: what it printed, errors included.
     pub fn in_pod(&self, script: &str) -> Result<String> {
-        let output = self.stage.try_kubectl(&[
-            "exec",
-            "-n",
-            &self.ci,
-            "agent",
-            "--",
-            "bash",
-            "-c",
-            &format!("{script} 2>&1"),
-        ])?;
+        self.in_pod_of("agent", script)
+    }
+
+    /// The same in another pod beside it.
+    pub fn in_pod_of(&self, app: &str, script: &str) -> Result<String> {
+        let output =
+            self.stage.try_kubectl(&["exec", "-n", &self.ci, app, "--", "bash", "-c", &format!("{script} 2>&1")])?;
         Ok(text(&output).trim().to_owned())
     }
 
     /// psql in the agent's pod, with the files of this directory: one connection, one statement.
     pub fn psql_in_pod(&self, dir: &str, statement: &str) -> Result<String> {
+        self.psql_in_pod_of("agent", dir, statement)
+    }
+
+    /// The same in another pod beside it.
+    pub fn psql_in_pod_of(&self, app: &str, dir: &str, statement: &str) -> Result<String> {
         let options = PLAIN.join(" ");
-        self.in_pod(&format!("psql {options} '{} {}' -c {statement:?}", self.door()?, certificate(dir)))
+        self.in_pod_of(app, &format!("psql {options} '{} {}' -c {statement:?}", self.door()?, certificate(dir)))
     }
 
     /// psql in the agent's pod, kept open.
