@@ -78,6 +78,10 @@ kind: images ## a kind cluster with these images loaded and config/ applied (nee
 	for image in operator proxy; do kind load image-archive build/images/$$image.tar --name sallyport; done
 	kubectl apply --server-side -k config/default
 
+.PHONY: renewals
+renewals: setup cluster-binaries images-dev ## a pod's certificate through two renewals of a real kubelet (up to 36 minutes)
+	$(CARGO) test --package sallyport-e2e --test stories -- --ignored --nocapture two_renewals
+
 .PHONY: bench
 bench: setup ## ratios of throughput and CPU beside direct and pgbouncer, and latencies of change
 	@PROFILE=release hack/bench.sh

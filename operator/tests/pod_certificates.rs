@@ -216,8 +216,9 @@ async fn a_kubelets_key_is_signed_for_its_pods_identity_and_no_secret_is_left() 
     operator.at_rest().await;
     operator.stop().await;
     let operator = stage.operator().await;
-    stage.until(OURS, "AgentIdentity", "ci", "other", |o| is(condition(o, "Ready"), "True", "Ready")).await;
-    assert_eq!(operator.at_rest().await, 0, "what is answered is left alone: {:?}", operator.log.lock().unwrap());
+    create(&n1, &asked(&stage, "second", "agent").await).await.unwrap();
+    assert_eq!(answer(&stage, "second").await.0, "Issued");
+    assert_eq!(operator.at_rest().await, 1, "what is answered is left alone: {:?}", operator.log.lock().unwrap());
     let kept = stage.get(V1, KIND, "ci", "first").await.unwrap();
     assert_eq!(kept["metadata"]["resourceVersion"], issued["metadata"]["resourceVersion"]);
     operator.stop().await;

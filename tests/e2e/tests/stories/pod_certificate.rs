@@ -116,7 +116,7 @@ async fn psql_in_a_pod_uses_a_key_that_was_made_on_its_node_and_is_nowhere_else(
 }
 
 #[tokio::test]
-#[ignore = "two renewals by a real kubelet take up to 36 minutes: run it with -- --ignored two_renewals"]
+#[ignore = "two renewals by a real kubelet take up to 36 minutes: make renewals"]
 async fn psql_in_a_pod_goes_on_through_two_renewals_of_its_kubelet() {
     let scene = open("pod-renewal").await;
     let mut session = scene.session_in_pod().unwrap();
