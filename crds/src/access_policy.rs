@@ -55,6 +55,16 @@ pub struct AccessPolicySpec {
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub credentials: Vec<String>,
 
+    /// How long sessions may go on that these subjects open with these credentials. Where several policies apply to a
+    /// session, the strictest of each limit counts; open sessions follow an edit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<SessionLimits>,
+
+    /// What happens to the command that runs when its session is no longer allowed: the identity suspended, revoked,
+    /// deleted or taken out of a group, or the credential no longer granted. The next command is refused either way.
+    #[serde(default)]
+    pub on_revocation: OnRevocation,
+
     /// What these subjects may and may not do.
     #[schemars(length(min = 1, max = 128))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -104,6 +114,37 @@ pub struct GroupRef {
     /// Name of the group.
     #[schemars(length(min = 1, max = 63), regex(pattern = schema::DNS_LABEL))]
     pub name: String,
+}
+
+/// How long sessions may go on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.sessionDuration) || has(self.idleDuration)").message("limits limits nothing: set sessionDuration or idleDuration, or remove it"),
+    validation = Rule::new("!has(self.sessionDuration) || !has(self.idleDuration) || duration(self.idleDuration) < duration(self.sessionDuration)").message("idleDuration must be shorter than sessionDuration, or it never acts")
+)]
+pub struct SessionLimits {
+    /// From the opening of a session to its end, from 1m to 720h. A transaction that is open then may be concluded
+    /// within the target's proxy.expiryGrace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), regex(pattern = schema::DURATION))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('720h')").message("sessionDuration must be from 1m to 720h"))]
+    pub session_duration: Option<String>,
+    /// Without a command to the end of the session, from 10s to 24h; a transaction that is open then is rolled back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), regex(pattern = schema::DURATION))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('10s') && duration(self) <= duration('24h')").message("idleDuration must be from 10s to 24h"))]
+    pub idle_duration: Option<String>,
+}
+
+/// What happens to the command that runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnRevocation {
+    /// It comes to its end, then the session ends.
+    #[default]
+    Finish,
+    /// It is interrupted at the target, then the session ends.
+    Cancel,
 }
 
 /// One rule.

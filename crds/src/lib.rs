@@ -26,8 +26,8 @@ mod schema;
 mod statement;
 
 pub use access_policy::{
-    AccessPolicy, AccessPolicySpec, AccessPolicyStatus, AccessRule, AgentRef, Ancestor, GroupRef, PostgresRule,
-    RuleAction, SubjectRef, TargetRef, WhereClause,
+    AccessPolicy, AccessPolicySpec, AccessPolicyStatus, AccessRule, AgentRef, Ancestor, GroupRef, OnRevocation,
+    PostgresRule, RuleAction, SessionLimits, SubjectRef, TargetRef, WhereClause,
 };
 pub use agent_identity::{AgentIdentity, AgentIdentitySpec, AgentIdentityStatus, CertificateSpec, Delivery};
 pub use binding::{BoundTo, LabelOperator, LabelRequirement, MOST_ADDRESSES, PodSelector};

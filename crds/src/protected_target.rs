@@ -169,6 +169,18 @@ pub struct ProxySpec {
     /// How the Service is reached.
     #[serde(default)]
     pub service_type: ServiceType,
+    /// How long a transaction that is open when its session's certificate expires, or its sessionDuration ends, may
+    /// still be worked on; then what runs is interrupted and the session ends. At most 24h. Absent: 10m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), regex(pattern = schema::DURATION))]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('24h')").message("expiryGrace must be at most 24h"))]
+    pub expiry_grace: Option<String>,
+    /// For how long without word from the API server the fleet goes on deciding with what it knows; then it refuses
+    /// every new session and command until there is word again. At least 1m: word comes every 15 s. Absent: it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), regex(pattern = schema::DURATION))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1m')").message("staleAfter must be at least 1m: word from the API server comes every 15 s"))]
+    pub stale_after: Option<String>,
     /// Resources of a replica. Absent: requests of 50m cpu and 64Mi memory, and a memory limit of 512Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
@@ -321,7 +333,14 @@ pub struct RecordingAnchor {
 
 impl Default for ProxySpec {
     fn default() -> Self {
-        Self { replicas: two(), port: postgres_port(), service_type: ServiceType::default(), resources: None }
+        Self {
+            replicas: two(),
+            port: postgres_port(),
+            service_type: ServiceType::default(),
+            expiry_grace: None,
+            stale_after: None,
+            resources: None,
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! TLS. Invariants: a bundle takes force whole, with its protocol, or not at all; its age is known.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use sallyport_core::PolicyFeed;
@@ -38,7 +38,7 @@ pub(crate) struct Entrance {
 }
 
 /// When bundle and roster were last known to be the newest.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Freshness {
     bundle: Option<Seen>,
     roster: Option<Seen>,
@@ -67,6 +67,7 @@ impl Doorway {
                 let changed = self.revision().as_ref() != Some(&bundle.revision);
                 self.feed.publish_bundle(bundle.clone());
                 self.freshness().bundle = Some(seen);
+                self.tell_age();
                 if changed {
                     tracing::info!(revision = bundle.revision, policies = bundle.policies.len(), "bundle in force");
                 }
@@ -84,6 +85,7 @@ impl Doorway {
         tracing::debug!(identities = roster.members.len(), "roster in force");
         self.feed.publish_roster(roster);
         self.freshness().roster = Some(seen);
+        self.tell_age();
     }
 
     /// Puts a roster in force that lacks a namespace or has it from before; its age stays what it was.
@@ -100,6 +102,17 @@ impl Doorway {
             if let (true, Some(Seen::AtSource(time))) = (confirmed, seen) {
                 *time = now;
             }
+        }
+        drop(freshness);
+        self.tell_age();
+    }
+
+    /// Decisions hang on the age of the older half, where the bundle says so.
+    fn tell_age(&self) {
+        let now = SystemTime::now();
+        let Freshness { bundle, roster } = *self.freshness();
+        if let (Some(bundle), Some(roster)) = (bundle, roster) {
+            self.feed.confirm(Duration::from_secs_f64(bundle.age(now).max(roster.age(now))));
         }
     }
 

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use kube::ResourceExt;
 use sallyport_crds::{
-    AccessPolicy, AccessRule, PostgresRule, ProtectedTarget, RecordingLevel, RuleAction, SubjectRef, TlsMode,
-    WhereClause,
+    AccessPolicy, AccessPolicySpec, AccessRule, OnRevocation, PostgresRule, ProtectedTarget, ProxySpec, RecordingLevel,
+    RuleAction, SubjectRef, TlsMode, WhereClause,
 };
 use sallyport_policy as policy;
 use sallyport_policy::{Attribute, Bundle, Effect, Matcher, NamePattern, ObjectKind, ObjectMatcher, PolicyEntry};
@@ -54,6 +54,7 @@ pub fn bundle<'a>(
         upstream: upstream(target),
         agent_namespaces: namespaces.into_iter().collect(),
         recording: policy::Recording { level: recording(target.spec.recording.level) },
+        sessions: fleet_terms(&target.spec.proxy).unwrap_or_default(),
         policies: entries,
     }
     .sealed()
@@ -66,13 +67,14 @@ pub fn bundle<'a>(
 pub fn entry(policy: &AccessPolicy, target: &ProtectedTarget) -> Result<PolicyEntry, Rejected> {
     let own = policy.namespace().unwrap_or_default();
     let held = credential_names(target);
+    let sessions = session_terms(&policy.spec)?;
     let mut rules = builtin::rules();
     for rule in &policy.spec.rules {
         rules.push(compiled(rule)?);
     }
     let subjects = policy.spec.subjects.iter().map(|subject| who(subject, &own)).collect::<Result<_, _>>()?;
     let granted = policy.spec.credentials.iter().filter(|name| held.contains(name.as_str()));
-    Ok(PolicyEntry { name: policy.name_any(), subjects, credentials: granted.cloned().collect(), rules })
+    Ok(PolicyEntry { name: policy.name_any(), subjects, credentials: granted.cloned().collect(), sessions, rules })
 }
 
 /// Names in `as` that the target has no credential for.
@@ -105,6 +107,33 @@ pub fn who(subject: &SubjectRef, own: &str) -> Result<policy::Subject, Rejected>
         }
         _ => Err(invalid("a subject is either an agent or a group: set exactly one".to_owned())),
     }
+}
+
+/// What the fleet's object says of every session.
+///
+/// # Errors
+/// With the field, when it holds no duration (the schema refuses that, an older object may have it).
+pub fn fleet_terms(proxy: &ProxySpec) -> Result<policy::FleetTerms, String> {
+    Ok(policy::FleetTerms {
+        expiry_grace_seconds: seconds("proxy.expiryGrace", proxy.expiry_grace.as_deref())?,
+        stale_after_seconds: seconds("proxy.staleAfter", proxy.stale_after.as_deref())?,
+    })
+}
+
+fn session_terms(spec: &AccessPolicySpec) -> Result<policy::SessionTerms, Rejected> {
+    let limits = spec.limits.clone().unwrap_or_default();
+    Ok(policy::SessionTerms {
+        duration_seconds: seconds("limits.sessionDuration", limits.session_duration.as_deref()).map_err(invalid)?,
+        idle_seconds: seconds("limits.idleDuration", limits.idle_duration.as_deref()).map_err(invalid)?,
+        on_revocation: match spec.on_revocation {
+            OnRevocation::Finish => policy::OnRevocation::Finish,
+            OnRevocation::Cancel => policy::OnRevocation::Cancel,
+        },
+    })
+}
+
+fn seconds(field: &str, text: Option<&str>) -> Result<Option<u64>, String> {
+    text.map(|text| super::identity::duration(field, text).map(|span| span.as_secs())).transpose()
 }
 
 fn compiled(rule: &AccessRule) -> Result<policy::Rule, Rejected> {

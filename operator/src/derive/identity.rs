@@ -156,7 +156,7 @@ fn again(plan: &Plan, now: Timestamp) -> Option<Duration> {
     }
 }
 
-fn duration(field: &str, text: &str) -> Result<Duration, String> {
+pub(super) fn duration(field: &str, text: &str) -> Result<Duration, String> {
     kube::core::Duration::from_str(text)
         .ok()
         .filter(|duration| !duration.is_negative())

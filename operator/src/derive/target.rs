@@ -132,6 +132,7 @@ fn acceptable(target: &ProtectedTarget) -> Result<(), String> {
     if store.empty_dir.is_some() == store.persistent_volume_claim.is_some() {
         return Err("recording.store: set exactly one of emptyDir and persistentVolumeClaim".to_owned());
     }
+    compile::fleet_terms(&target.spec.proxy)?;
     let mut seen = BTreeSet::new();
     match target.spec.credentials.iter().find(|credential| !seen.insert(&credential.name)) {
         Some(twice) => Err(format!("credentials: {} is listed twice", twice.name)),

@@ -26,7 +26,7 @@ pub enum Fault {
         /// For the operator's eyes.
         logged: String,
     },
-    /// Our own: no room to record, no bundle yet, no credential mounted.
+    /// Our own: no bundle yet, no credential mounted.
     #[error("internal: {logged}")]
     Internal {
         /// For the agent.
@@ -67,6 +67,7 @@ impl Fault {
     pub const fn blame(&self) -> &'static str {
         match self {
             Self::Client(_) => "client",
+            Self::Policy(denial) if denial.is_our_own() => "internal",
             Self::Policy(_) => "policy",
             Self::Upstream { .. } => "upstream",
             Self::Internal { .. } => "internal",

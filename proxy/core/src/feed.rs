@@ -3,12 +3,13 @@
 //! Owns the one place where a world is swapped. Touches nothing outside; `edges/` publishes. Invariant:
 //! readers never wait for a writer, and every swap raises the generation.
 
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
 use sallyport_policy::{Bundle, Roster, World};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Hands out the world in force.
 #[derive(Debug)]
@@ -16,6 +17,16 @@ pub struct PolicyFeed {
     world: ArcSwapOption<World>,
     parts: Mutex<Parts>,
     changed: watch::Sender<u64>,
+    confirmed: Mutex<Option<Confirmed>>,
+}
+
+/// That what is in force was the newest, and when.
+#[derive(Debug, Clone, Copy)]
+struct Confirmed {
+    /// When that was heard.
+    heard: Instant,
+    /// How old the word was then.
+    age: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -27,7 +38,12 @@ struct Parts {
 
 impl Default for PolicyFeed {
     fn default() -> Self {
-        Self { world: ArcSwapOption::empty(), parts: Mutex::default(), changed: watch::Sender::new(0) }
+        Self {
+            world: ArcSwapOption::empty(),
+            parts: Mutex::default(),
+            changed: watch::Sender::new(0),
+            confirmed: Mutex::default(),
+        }
     }
 }
 
@@ -68,9 +84,25 @@ impl PolicyFeed {
         });
     }
 
+    /// Notes that what is in force was known to be the newest that long ago.
+    pub fn confirm(&self, age: Duration) {
+        *self.confirmed() = Some(Confirmed { heard: Instant::now(), age });
+    }
+
+    /// How long ago what is in force was last known to be the newest; none if it never was. By a clock that
+    /// does not jump.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        self.confirmed().map(|confirmed| confirmed.age.saturating_add(confirmed.heard.elapsed()))
+    }
+
+    fn confirmed(&self) -> MutexGuard<'_, Option<Confirmed>> {
+        self.confirmed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn publish(&self, change: impl FnOnce(&mut Parts) -> bool) {
         // A poisoned lock only means that a publisher panicked between two plain assignments.
-        let mut parts = self.parts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         if !change(&mut parts) {
             return;
         }

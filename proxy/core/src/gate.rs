@@ -7,21 +7,22 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use sallyport_policy::{
-    Denial, DenyReason, RecordingLevel, RuleRef, Session, Upstream, Verdict, World, decide, is_outside_binding,
-    standing,
+    Denial, DenyReason, RecordingLevel, RuleRef, Session, Terms, Upstream, Verdict, World, decide, is_outside_binding,
+    standing, terms,
 };
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
 use crate::fault::Fault;
 use crate::feed::PolicyFeed;
+use crate::hours::{Hours, Reading};
 use crate::identify::Principal;
 use crate::ports::{BoxedIo, Credential, Event as Count, Ports};
-use crate::protocol::{Conversation, Described, Opening, Outcome};
+use crate::protocol::{Conversation, Described, Opening, Outcome, Transaction};
 use crate::record::{Decision, Event, Record};
 use crate::sessions::SessionId;
 
@@ -152,6 +153,9 @@ pub(crate) struct Gate {
     feed: Arc<PolicyFeed>,
     ports: Ports,
     session: Session,
+    hours: Hours,
+    /// Those of the world of that generation, or of the last in which some policy applied.
+    terms: (u64, Terms),
     names: Names,
     sequence: u64,
     commands: u64,
@@ -229,6 +233,8 @@ impl Gate {
             feed: Arc::clone(feed),
             ports: ports.clone(),
             session: session_of(principal, client, credential),
+            hours: Hours { opened: Instant::now(), not_after: at(principal.not_after) },
+            terms: (0, Terms::default()),
             names: Names {
                 session: id.to_string(),
                 agent: principal.identity.to_string(),
@@ -243,7 +249,8 @@ impl Gate {
             client,
             outside: false,
         };
-        let refused = standing(&world, &gate.session).err();
+        gate.take_terms(&world);
+        let refused = standing(&world, &gate.session).and_then(|()| gate.in_time(&world, principal)).err();
         let reason = refused.as_ref().map(ToString::to_string);
         let credential = gate.session.credential.clone();
         let decision = Decision {
@@ -260,7 +267,7 @@ impl Gate {
             return Err(Fault::Policy(denial));
         }
         if world.bundle.recording.level != RecordingLevel::None {
-            recorded.map_err(no_room)?;
+            recorded.map_err(|_| Fault::Policy(DenyReason::NoRoomToRecord.into()))?;
         }
         gate.closed = false;
         let told = "the target's credential is not available to this proxy";
@@ -277,8 +284,11 @@ impl Gate {
 
     /// Whether the session may go on, in the world as it is now.
     pub(crate) fn standing(&mut self) -> Result<(), Denial> {
-        let standing = match &*self.feed.load() {
-            Some(world) => standing(world, &self.session),
+        let standing = match self.feed.current() {
+            Some(world) => {
+                self.take_terms(&world);
+                standing(&world, &self.session)
+            }
             None => Err(Denial::not_understood("this proxy has no policy")),
         };
         standing.inspect_err(|denial| self.mark_outside(denial, "session"))
@@ -295,19 +305,68 @@ impl Gate {
         }
     }
 
+    /// What holds for the session now.
+    pub(crate) const fn terms(&self) -> &Terms {
+        &self.terms.1
+    }
+
+    /// Reads the clocks; `idle_since` is none while something runs.
+    pub(crate) fn hours(&self, idle_since: Option<Instant>) -> Reading {
+        self.hours.read(self.terms(), Instant::now(), self.ports.clock.now(), idle_since)
+    }
+
+    fn take_terms(&mut self, world: &World) {
+        if self.terms.0 != world.generation {
+            self.terms = (world.generation, terms(world, &self.session).unwrap_or(self.terms.1));
+        }
+    }
+
+    /// TLS has judged the certificate's times already, a moment ago; this is what is told and recorded of them.
+    fn in_time(&self, world: &World, principal: &Principal) -> Result<(), Denial> {
+        let early = at(principal.not_before).duration_since(self.ports.clock.now()).unwrap_or_default();
+        if !early.is_zero() {
+            let seconds = early.as_secs().max(1);
+            return Err(DenyReason::CertificateNotYetValid { seconds }.into());
+        }
+        self.hours(None).over.map_or(Ok(()), Err)?;
+        self.fresh(world)
+    }
+
+    /// Whether what is decided with was confirmed by its source lately enough.
+    fn fresh(&self, world: &World) -> Result<(), Denial> {
+        let Some(limit) = world.bundle.sessions.stale_after() else { return Ok(()) };
+        match self.feed.age() {
+            Some(age) if age <= limit => Ok(()),
+            age => Err(DenyReason::Stale { seconds: age.unwrap_or(Duration::MAX).as_secs() }.into()),
+        }
+    }
+
+    /// What speaks against a command whatever it does: the time of the session is up and nothing is open, or
+    /// the world is too old.
+    fn too_late(&self, world: &World, transaction: Transaction) -> Result<(), Denial> {
+        let Reading { over, past, .. } = self.hours(None);
+        match over {
+            Some(denial) if past || transaction == Transaction::None => Err(denial),
+            _ => self.fresh(world),
+        }
+    }
+
     /// Decides on one command and records it. A permission is made only by [`Gate::grant`] below, from
     /// the ruling of this call.
-    fn rule(&mut self, described: &Described<'_>) -> Ruling {
+    fn rule(&mut self, described: &Described<'_>, transaction: Transaction) -> Ruling {
         let guard = self.feed.load();
         let Some(world) = guard.as_ref() else {
             return Ruling::Refused(Denial::not_understood("this proxy has no policy"));
         };
         let world = Arc::clone(world);
         drop(guard);
-        let verdict = match &described.action {
-            Ok(action) => decide(&world, &self.session, action),
-            // Standing first: a suspended agent is told that, whatever it sent.
-            Err(denial) => Verdict::Deny(standing(&world, &self.session).err().unwrap_or_else(|| denial.clone())),
+        self.take_terms(&world);
+        // Standing first: a suspended agent is told that, whatever it sent and whenever.
+        let may = standing(&world, &self.session).and_then(|()| self.too_late(&world, transaction));
+        let verdict = match (may, &described.action) {
+            (Ok(()), Ok(action)) => decide(&world, &self.session, action),
+            (Ok(()), Err(denial)) => Verdict::Deny(denial.clone()),
+            (Err(denial), _) => Verdict::Deny(denial),
         };
         match verdict {
             Verdict::Deny(denial) => {
@@ -340,9 +399,7 @@ impl Gate {
             let event = Event::Command { command, text: &entry.text, parameters: &entry.parameters, decision };
             if self.record(event).is_err() {
                 self.ports.meter.count(Count::Denied);
-                return Ruling::Refused(Denial::not_understood(
-                    "this command must be recorded and there is no room to record it: tell the target's owner",
-                ));
+                return Ruling::Refused(DenyReason::NoRoomToRecord.into());
             }
             // Owed because its intent stands in the records, whatever the level is by then.
             self.owed.push_back(Owed { command, since: Instant::now() });
@@ -358,7 +415,7 @@ impl Gate {
         command: C::Command,
         upstream: &'u mut BytesMut,
     ) -> Result<Granted<'u, C::Command>, Refused<'u, C::Command>> {
-        let ruling = self.rule(&conversation.describe(&command));
+        let ruling = self.rule(&conversation.describe(&command), conversation.transaction());
         match ruling {
             Ruling::Granted(number) => Ok(Granted { command, number, upstream }),
             Ruling::Refused(denial) => Err(Refused { command, denial, upstream }),
@@ -429,6 +486,8 @@ impl Drop for Gate {
     }
 }
 
-fn no_room(fault: crate::ports::RecordFault) -> Fault {
-    Fault::internal("sessions must be recorded and there is no room to record: tell the target's owner", fault.0)
+/// Seconds since the Unix epoch, as a certificate counts.
+fn at(second: i64) -> SystemTime {
+    let second = u64::try_from(second).unwrap_or(0);
+    UNIX_EPOCH.checked_add(Duration::from_secs(second)).unwrap_or(UNIX_EPOCH)
 }

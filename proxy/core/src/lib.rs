@@ -18,6 +18,7 @@
 pub mod fault;
 pub mod feed;
 pub mod gate;
+mod hours;
 pub mod identify;
 pub mod ports;
 pub mod protocol;

@@ -182,11 +182,27 @@ pub trait Conversation: Send {
     /// Whether nothing is in flight: no command awaits its outcome.
     fn idle(&self) -> bool;
 
+    /// Whether the client has begun what it has not concluded: a session whose time is up ends when it has.
+    fn transaction(&self) -> Transaction {
+        if self.idle() { Transaction::None } else { Transaction::Settling }
+    }
+
     /// What to send, on a connection of its own, to interrupt the command in flight; `None` when idle.
     fn interruption(&self) -> Option<Bytes>;
 
     /// Tells the client why the session ends now.
     fn farewell(&mut self, ending: &Ending, client: &mut BytesMut);
+}
+
+/// Where the work stands that a client has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transaction {
+    /// All of it is concluded.
+    None,
+    /// The target's next answers tell.
+    Settling,
+    /// It is for the client to conclude.
+    Open,
 }
 
 /// What the front of the client's bytes held.

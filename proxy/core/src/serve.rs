@@ -107,11 +107,11 @@ pub async fn connection<P: Protocol, S: Io + 'static>(
     if let Err(fault) = ended {
         meter.count(Event::Refused(fault.blame()));
         let address = peer.map(tracing::field::display);
-        match fault {
-            Fault::Client(_) | Fault::Policy(_) => {
+        match fault.blame() {
+            "client" | "policy" => {
                 tracing::info!(session = %id, peer = address, %fault, "connection refused");
             }
-            Fault::Upstream { .. } | Fault::Internal { .. } => {
+            _ => {
                 tracing::warn!(session = %id, peer = address, %fault, "connection failed");
             }
         }

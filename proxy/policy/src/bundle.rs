@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::pattern::NamePattern;
+use crate::terms::{FleetTerms, SessionTerms};
 use crate::{Attribute, ObjectKind};
 
 /// The format this code writes, and the newest it reads.
@@ -35,6 +36,9 @@ pub struct Bundle {
     pub agent_namespaces: Vec<String>,
     /// What is recorded, and what happens where it cannot be.
     pub recording: Recording,
+    /// What holds of every session.
+    #[serde(default, skip_serializing_if = "FleetTerms::is_default")]
+    pub sessions: FleetTerms,
     /// The policies, sorted by name.
     pub policies: Vec<PolicyEntry>,
 }
@@ -111,6 +115,9 @@ pub struct PolicyEntry {
     /// The credentials it grants; its rules count in sessions opened with one of them.
     #[serde(rename = "as")]
     pub credentials: Vec<String>,
+    /// What it demands of the sessions that it applies to.
+    #[serde(default, skip_serializing_if = "SessionTerms::is_default")]
+    pub sessions: SessionTerms,
     /// Its rules, in the order written.
     pub rules: Vec<Rule>,
 }

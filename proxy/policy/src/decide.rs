@@ -63,6 +63,30 @@ pub enum DenyReason {
     Revoked,
     /// The identity is bound to pods, and the connection comes from none of them.
     OutsideBinding,
+    /// The certificate has expired.
+    CertificateExpired,
+    /// The certificate is not valid yet by this proxy's clock.
+    CertificateNotYetValid {
+        /// How long that is to come.
+        seconds: u64,
+    },
+    /// The session has lasted as long as its policies let it.
+    SessionTooLong {
+        /// How long that is.
+        seconds: u64,
+    },
+    /// The session has been without a command for as long as its policies let it.
+    SessionIdle {
+        /// How long that is.
+        seconds: u64,
+    },
+    /// What is decided with has not been confirmed by its source for too long.
+    Stale {
+        /// For how long.
+        seconds: u64,
+    },
+    /// It must be recorded, and there is no room.
+    NoRoomToRecord,
     /// No policy grants this credential to this identity.
     CredentialNotGranted {
         /// Those it may use, sorted.
@@ -184,7 +208,7 @@ fn known_member<'w>(world: &'w World, session: &Session) -> Result<&'w Member, D
     Ok(member)
 }
 
-fn applicable<'w>(bundle: &'w Bundle, member: &'w Member) -> impl Iterator<Item = (usize, &'w PolicyEntry)> {
+pub(crate) fn applicable<'w>(bundle: &'w Bundle, member: &'w Member) -> impl Iterator<Item = (usize, &'w PolicyEntry)> {
     bundle
         .policies
         .iter()
@@ -314,7 +338,23 @@ impl Denial {
                 | DenyReason::Revoked
                 | DenyReason::OutsideBinding
                 | DenyReason::CredentialNotGranted { .. }
+                | DenyReason::CertificateNotYetValid { .. }
+        ) || self.asks_to_reconnect()
+    }
+
+    /// Whether the session ends for no other cause than its time: a new one, with the newest certificate, is welcome.
+    #[must_use]
+    pub const fn asks_to_reconnect(&self) -> bool {
+        matches!(
+            self.reason,
+            DenyReason::CertificateExpired | DenyReason::SessionTooLong { .. } | DenyReason::SessionIdle { .. }
         )
+    }
+
+    /// Whether the cause is a state of this proxy's, which no policy speaks of.
+    #[must_use]
+    pub const fn is_our_own(&self) -> bool {
+        matches!(self.reason, DenyReason::Stale { .. } | DenyReason::NoRoomToRecord)
     }
 }
 
@@ -327,6 +367,26 @@ impl std::fmt::Display for Denial {
             // Not which: whoever holds a copy would learn where to go.
             DenyReason::OutsideBinding => {
                 f.write_str("this identity is bound to pods, and this connection comes from none of them")
+            }
+            DenyReason::CertificateExpired => {
+                f.write_str("this certificate has expired: connect again with the new one")
+            }
+            DenyReason::CertificateNotYetValid { seconds } => write!(
+                f,
+                "this certificate is not valid for another {seconds} s by this proxy's clock: wait, or set the clocks right"
+            ),
+            DenyReason::SessionTooLong { seconds } => {
+                write!(f, "this session has lasted its {seconds} s: connect again")
+            }
+            DenyReason::SessionIdle { seconds } => {
+                write!(f, "this session has been idle for {seconds} s: connect again")
+            }
+            DenyReason::Stale { seconds } => write!(
+                f,
+                "this proxy has not heard from the cluster for {seconds} s and refuses everything until it does: try again later"
+            ),
+            DenyReason::NoRoomToRecord => {
+                f.write_str("this must be recorded and there is no room to record it: tell the target's owner")
             }
             DenyReason::CredentialNotGranted { granted } if granted.is_empty() => {
                 f.write_str("no policy grants this identity anything here")

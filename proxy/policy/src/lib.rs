@@ -21,6 +21,7 @@ mod decide;
 mod pattern;
 mod roster;
 mod spiffe;
+mod terms;
 mod world;
 
 pub use action::{Action, Attribute, Fact, Object, ObjectKind, Operation, QualifiedName, Usage};
@@ -32,4 +33,5 @@ pub use decide::{Denial, DenyReason, RuleRef, Session, Verdict, decide, is_outsi
 pub use pattern::{NamePattern, PatternError};
 pub use roster::{Member, Roster};
 pub use spiffe::{IdentityName, SpiffeError};
+pub use terms::{FleetTerms, OnRevocation, SessionTerms, Terms, terms};
 pub use world::World;

@@ -37,10 +37,12 @@ fn bundle(rules: Vec<Rule>) -> Bundle {
         },
         agent_namespaces: vec!["ci".into()],
         recording: Recording { level: RecordingLevel::Commands },
+        sessions: FleetTerms::default(),
         policies: vec![PolicyEntry {
             name: "p".into(),
             subjects: vec![Subject::Agent { namespace: "ci".into(), name: "bot".into() }],
             credentials: vec!["default".into()],
+            sessions: SessionTerms::default(),
             rules,
         }],
     }

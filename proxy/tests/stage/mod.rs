@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use sallyport_harness::Pki;
 use sallyport_policy::{
-    BUNDLE_VERSION, Bundle, Effect, Matcher, PolicyEntry, Recording, RecordingLevel, Rule, Subject, TargetRef, TlsMode,
-    Upstream, World,
+    BUNDLE_VERSION, Bundle, Effect, FleetTerms, Matcher, PolicyEntry, Recording, RecordingLevel, Rule, SessionTerms,
+    Subject, TargetRef, TlsMode, Upstream, World,
 };
 use sallyport_proxy::{Arguments, Config, PolicyFeed, Running};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -101,10 +101,12 @@ pub(crate) fn bundle(namespace: &str, target: &str, agents: &[&str], policy: &st
         },
         agent_namespaces,
         recording: Recording { level: RecordingLevel::Commands },
+        sessions: FleetTerms::default(),
         policies: vec![PolicyEntry {
             name: policy.to_owned(),
             subjects: agents.iter().map(group).collect(),
             credentials: vec!["default".to_owned()],
+            sessions: SessionTerms::default(),
             rules: vec![rule],
         }],
     }

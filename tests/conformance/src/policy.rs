@@ -2,8 +2,8 @@
 //! It builds values only. The built-in rules are those the operator adds to every policy.
 
 use sallyport_policy::{
-    Attribute, BUNDLE_VERSION, Bundle, Effect, Matcher, NamePattern, ObjectKind, ObjectMatcher, PolicyEntry, Recording,
-    RecordingLevel, Rule, Subject, TargetRef, TlsMode, Upstream,
+    Attribute, BUNDLE_VERSION, Bundle, Effect, FleetTerms, Matcher, NamePattern, ObjectKind, ObjectMatcher,
+    PolicyEntry, Recording, RecordingLevel, Rule, SessionTerms, Subject, TargetRef, TlsMode, Upstream,
 };
 
 /// A bundle for the server at that address.
@@ -25,6 +25,7 @@ pub fn bundle(host: &str, port: u16, policies: Vec<PolicyEntry>) -> Bundle {
         },
         agent_namespaces: vec!["ci".into()],
         recording: Recording { level: RecordingLevel::Commands },
+        sessions: FleetTerms::default(),
         policies,
     }
     .sealed()
@@ -39,6 +40,7 @@ pub fn policy(name: &str, rules: Vec<Rule>) -> PolicyEntry {
         name: name.into(),
         subjects: vec![Subject::Agent { namespace: "ci".into(), name: "bot".into() }],
         credentials: vec!["default".into()],
+        sessions: SessionTerms::default(),
         rules: all,
     }
 }

@@ -3,13 +3,14 @@
 //! Owns the loop that decodes, judges, forwards and answers, its back-pressure and its endings. Touches the
 //! two connections. Invariants: a command is judged by the gate before the protocol may forward it; nothing
 //! is read while the other side has more than its bound to take; a session that lost its standing ends as
-//! soon as nothing of it runs.
+//! soon as nothing of it runs, one whose time is up as soon as it has no transaction open.
 
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::sync::{Notify, watch};
@@ -20,9 +21,13 @@ use super::Service;
 use crate::fault::Fault;
 use crate::gate::{Gate, Way};
 use crate::ports::{BoxedIo, Io};
-use crate::protocol::{Conversation, Ending, LoggedIn, Next, Outcome, Protocol};
+use crate::protocol::{Conversation, Ending, LoggedIn, Next, Outcome, Protocol, Transaction};
 use crate::sessions::Registration;
 use crate::wire::Line;
+use sallyport_policy::{Denial, OnRevocation};
+
+/// How soon an interrupt is sent again that has not stopped what it was meant for: it may have come before it.
+const INTERRUPT_AGAIN: Duration = Duration::from_millis(200);
 
 /// What reaches a session from outside its two connections.
 pub(super) struct Signals {
@@ -44,6 +49,7 @@ enum Progress {
     ClientStalled,
     TargetStalled,
     Interrupted,
+    Alarm,
     Signal(Signal),
 }
 
@@ -83,6 +89,12 @@ struct Conversing<'s, P: Protocol, S> {
     outcomes: Vec<Outcome>,
     /// Set once the session shall end as soon as nothing of it runs.
     doomed: Option<Ending>,
+    /// Set once the session shall end as soon as it has no transaction open.
+    over: Option<Denial>,
+    /// Set once what runs is to be cut: until when that may take.
+    cut_until: Option<Instant>,
+    /// When something last ran; none while something does.
+    idle_since: Option<Instant>,
     /// Whether the client's next bytes are taken now.
     hungry: bool,
     /// Since when half a message of the client's has not grown.
@@ -113,6 +125,9 @@ pub(super) async fn converse<P: Protocol, S: Io>(
         conversation,
         outcomes: Vec::new(),
         doomed: None,
+        over: None,
+        cut_until: None,
+        idle_since: Some(Instant::now()),
         hungry: true,
         half_since: None,
         answered: false,
@@ -142,6 +157,7 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
     async fn run(&mut self, signals: Signals) -> Left {
         let mut signal = Box::pin(signals.next());
         let mut stall = Box::pin(sleep_until(Instant::now() + self.service.limits.stall));
+        let mut alarm = Box::pin(sleep_until(self.look_at_the_clocks()));
         loop {
             match self.step() {
                 Ok(false) => {}
@@ -149,9 +165,7 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
                 Err(fault) => return Left::Ended(ending_of(&fault)),
             }
             self.hasten();
-            if self.conversation.idle()
-                && let Some(ending) = self.doomed.take()
-            {
+            if let Some(ending) = self.due() {
                 return Left::Ended(ending);
             }
             let progress = poll_fn(|cx| match signal.as_mut().poll(cx) {
@@ -159,6 +173,7 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
                     signal.set(again.next());
                     Poll::Ready(Progress::Signal(fired))
                 }
+                Poll::Pending if alarm.as_mut().poll(cx).is_ready() => Poll::Ready(Progress::Alarm),
                 Poll::Pending => self.poll_progress(cx, stall.as_mut()),
             });
             match progress.await {
@@ -177,7 +192,12 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
                         self.interrupt();
                     }
                 }
-                Progress::Signal(Signal::WorldChanged) => self.check_standing(),
+                Progress::Alarm => alarm.as_mut().reset(self.look_at_the_clocks()),
+                Progress::Signal(Signal::WorldChanged) => {
+                    self.check_standing();
+                    // Its terms may be others now.
+                    alarm.as_mut().reset(self.look_at_the_clocks());
+                }
                 // Who lost its standing is told that.
                 Progress::Signal(Signal::Drain) => self.doomed = self.doomed.take().or(Some(Ending::Draining)),
                 Progress::Signal(Signal::Interrupt) => self.interrupt(),
@@ -193,7 +213,13 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
             self.answer()?;
         }
         let (mut incomplete, mut full) = (false, false);
+        let mut held = false;
         while self.doomed.is_none() && self.target.output.len() < backlog && self.client.output.len() < backlog {
+            // Whether the client has concluded its transaction is known when the target has answered.
+            held = self.over.is_some() && self.conversation.transaction() == Transaction::Settling;
+            if held {
+                break;
+            }
             match self.conversation.next(&mut self.client.input, &mut self.client.output) {
                 Ok(Next::Incomplete) => {
                     incomplete = true;
@@ -213,9 +239,47 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
         let half = incomplete && !self.client.input.is_empty();
         self.half_since = half.then(|| self.half_since.unwrap_or_else(Instant::now));
         // Where nothing more is decoded, the client is still read within bounds: so it is noticed when it leaves.
-        let waits = (full || self.doomed.is_some()) && self.client.input.len() < backlog;
+        let waits = (full || held || self.doomed.is_some()) && self.client.input.len() < backlog;
         self.hungry = incomplete || waits;
+        self.note_idleness();
         Ok(false)
+    }
+
+    fn note_idleness(&mut self) {
+        self.idle_since = self.conversation.idle().then(|| self.idle_since.unwrap_or_else(Instant::now));
+    }
+
+    /// How the session ends now, if it does.
+    fn due(&mut self) -> Option<Ending> {
+        let idle = self.conversation.idle();
+        let cut_off = self.cut_until.is_some_and(|until| until <= Instant::now());
+        if let Some(ending) = self.doomed.take_if(|_| idle || cut_off) {
+            return Some(ending);
+        }
+        let concluded = idle && self.conversation.transaction() == Transaction::None;
+        self.over.take_if(|_| concluded).map(Ending::Denied)
+    }
+
+    /// Notes what has become due and says when to look again.
+    fn look_at_the_clocks(&mut self) -> Instant {
+        let reading = self.gate.hours(self.idle_since);
+        self.over = reading.over;
+        if let Some(denial) = self.over.clone().filter(|_| reading.past) {
+            self.doomed = self.doomed.take().or(Some(Ending::Denied(denial)));
+            self.cut();
+        }
+        let Some(until) = self.cut_until else { return reading.again };
+        if self.interrupts.is_empty() {
+            self.interrupt();
+        }
+        reading.again.min(until).min(Instant::now() + INTERRUPT_AGAIN)
+    }
+
+    /// What runs is stopped, for a while by asking the target, then by leaving.
+    fn cut(&mut self) {
+        if self.cut_until.is_none() {
+            self.cut_until = Some(Instant::now() + self.service.limits.parting);
+        }
     }
 
     fn answer(&mut self) -> Result<(), Fault> {
@@ -239,6 +303,8 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
     }
 
     fn command(&mut self, command: <P::Conversation as Conversation>::Command) -> Result<(), Fault> {
+        // A refused one counts: its client is there.
+        self.idle_since = self.idle_since.map(|_| Instant::now());
         match self.gate.judge(&self.conversation, command, &mut self.target.output) {
             Ok(granted) => self.conversation.forward(granted),
             Err(refused) if refused.denial().ends_session() => {
@@ -252,6 +318,9 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
     fn check_standing(&mut self) {
         if let Err(denial) = self.gate.standing() {
             self.doomed = Some(Ending::Denied(denial));
+            if self.gate.terms().on_revocation == OnRevocation::Cancel {
+                self.cut();
+            }
         }
     }
 

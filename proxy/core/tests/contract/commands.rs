@@ -92,7 +92,7 @@ async fn without_room_to_record_commands_are_refused_until_there_is_room_again()
     stage.records.full.store(true, Ordering::SeqCst);
     agent.say("select orders\n").await;
     let refusal = agent.line().await.unwrap();
-    assert!(refusal.starts_with("refused this command must be recorded and there is no room"), "{refusal}");
+    assert!(refusal.starts_with("refused this must be recorded and there is no room"), "{refusal}");
     assert_eq!((stage.journal.counted(Event::Allowed), stage.journal.counted(Event::Denied)), (0, 1));
     stage.records.full.store(false, Ordering::SeqCst);
     agent.say("select items\n").await;

@@ -19,6 +19,7 @@ mod commands;
 mod deadlines;
 mod endings;
 mod feed;
+mod hours;
 mod memory;
 mod opening;
 #[path = "../support/mod.rs"]

@@ -39,7 +39,7 @@ async fn no_room_to_record_the_opening_means_no_session() {
     stage.records.full.store(true, Ordering::SeqCst);
     let mut agent = stage.arrive(&stage.authority.agent(&[BOT])).await;
     let told = agent.last_line().await;
-    assert!(told.starts_with("no sessions must be recorded and there is no room"), "{told}");
+    assert!(told.starts_with("no this must be recorded and there is no room"), "{told}");
     assert_eq!(stage.journal.dials(), 0);
     assert_eq!(stage.journal.counted(Event::RecordLost), 1);
 }

@@ -40,19 +40,14 @@ impl Authority {
     }
 
     fn sign(&self, names: Vec<SanType>, usage: ExtendedKeyUsagePurpose, last_year: i32) -> Leaf {
-        self.complete(CertificateParams::default(), names, usage, last_year)
-    }
-
-    fn complete(
-        &self,
-        mut params: CertificateParams,
-        names: Vec<SanType>,
-        usage: ExtendedKeyUsagePurpose,
-        last_year: i32,
-    ) -> Leaf {
-        params.subject_alt_names = names;
+        let mut params = CertificateParams::default();
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(last_year, 1, 1);
+        self.complete(params, names, usage)
+    }
+
+    fn complete(&self, mut params: CertificateParams, names: Vec<SanType>, usage: ExtendedKeyUsagePurpose) -> Leaf {
+        params.subject_alt_names = names;
         params.extended_key_usages = vec![usage];
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
@@ -68,7 +63,18 @@ impl Authority {
         let mut params = CertificateParams::default();
         let uid = DnValue::PrintableString(uid.try_into().unwrap());
         params.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 5]), uid);
-        self.complete(params, vec![uri(name)], ExtendedKeyUsagePurpose::ClientAuth, 2090)
+        self.complete(params, vec![uri(name)], ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    /// An agent's, valid from and up to so many seconds from now.
+    pub fn agent_between(&self, name: &str, from: i64, to: i64) -> Leaf {
+        let mut params = CertificateParams::default();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let at = |seconds: i64| {
+            date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(now.as_secs().saturating_add_signed(seconds))
+        };
+        (params.not_before, params.not_after) = (at(from), at(to));
+        self.complete(params, vec![uri(name)], ExtendedKeyUsagePurpose::ClientAuth)
     }
 
     pub fn expired(&self, name: &str) -> Leaf {

@@ -5,10 +5,10 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sallyport_core::ports::{
     Answer, BoxedIo, Clock, Credential, Dialer, Event, Meter, RecordFault, RecordSink, UpstreamTls, Vault,
@@ -18,6 +18,7 @@ use sallyport_policy::Upstream;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -158,11 +159,25 @@ impl RecordSink for FakeRecords {
     }
 }
 
-pub struct FakeClock;
+/// The wall clock, which goes on as the test's own time does, and jumps when told to.
+pub struct FakeClock {
+    began: (SystemTime, Instant),
+    /// Seconds that it goes fast.
+    pub fast: AtomicI64,
+}
+
+impl FakeClock {
+    pub fn new() -> Self {
+        Self { began: (SystemTime::now(), Instant::now()), fast: AtomicI64::new(0) }
+    }
+}
 
 impl Clock for FakeClock {
     fn now(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH
+        let fast = self.fast.load(Ordering::SeqCst);
+        let now = self.began.0 + self.began.1.elapsed();
+        let by = Duration::from_secs(fast.unsigned_abs());
+        if fast < 0 { now - by } else { now + by }
     }
 }
 

@@ -16,8 +16,8 @@ use sallyport_core::ports::Ports;
 use sallyport_core::serve::{Limits, Service, connection};
 use sallyport_core::sessions::{SessionId, Sessions};
 use sallyport_policy::{
-    BUNDLE_VERSION, Bundle, Effect, Matcher, Member, PolicyEntry, Recording, RecordingLevel, Roster, Rule, Subject,
-    TargetRef, TlsMode, Upstream,
+    BUNDLE_VERSION, Bundle, Effect, FleetTerms, Matcher, Member, PolicyEntry, Recording, RecordingLevel, Roster, Rule,
+    SessionTerms, Subject, TargetRef, TlsMode, Upstream,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -49,6 +49,7 @@ pub struct Stage {
     pub dialer: Arc<FakeDialer>,
     pub records: Arc<FakeRecords>,
     pub vault: Arc<FakeVault>,
+    pub clock: Arc<FakeClock>,
     pub authority: Authority,
     pub tls: Arc<ServerConfig>,
     /// Where connections come from.
@@ -103,10 +104,12 @@ pub fn bundle() -> Bundle {
         },
         agent_namespaces: vec!["ci".into()],
         recording: Recording { level: RecordingLevel::Commands },
+        sessions: FleetTerms::default(),
         policies: vec![PolicyEntry {
             name: "bots".into(),
             subjects: vec![Subject::Agent { namespace: "ci".into(), name: "bot".into() }],
             credentials: vec!["default".into()],
+            sessions: SessionTerms::default(),
             rules: vec![
                 rule(
                     "work",
@@ -153,6 +156,7 @@ impl Stage {
         });
         let records = Arc::new(FakeRecords { journal: journal.clone(), full: AtomicBool::new(false) });
         let vault = Arc::new(FakeVault::default());
+        let clock = Arc::new(FakeClock::new());
         let feed = Arc::new(PolicyFeed::default());
         feed.publish_bundle(bundle());
         feed.publish_roster(roster(member()));
@@ -160,7 +164,7 @@ impl Stage {
             dialer: Arc::clone(&dialer) as _,
             vault: Arc::clone(&vault) as _,
             records: Arc::clone(&records) as _,
-            clock: Arc::new(FakeClock),
+            clock: Arc::clone(&clock) as _,
             meter: Arc::new(FakeMeter(journal.clone())),
         };
         let sessions = Arc::new(Sessions::default());
@@ -173,6 +177,7 @@ impl Stage {
             dialer,
             records,
             vault,
+            clock,
             authority,
             tls,
             peer: None,
@@ -206,7 +211,12 @@ impl Stage {
     /// The bot, with its session open, and the target's end of it.
     pub async fn open(&mut self) -> (Agent, Target) {
         let leaf = self.authority.agent(&[BOT]);
-        let mut agent = self.arrive(&leaf).await;
+        self.open_with(&leaf).await
+    }
+
+    /// The same, with that certificate.
+    pub async fn open_with(&mut self, leaf: &Leaf) -> (Agent, Target) {
+        let mut agent = self.arrive(leaf).await;
         let mut target = self.target().await;
         target.let_in(&format!("key-{}", self.journal.dials())).await;
         agent.greeted().await;
@@ -216,6 +226,14 @@ impl Stage {
     /// The next connection that the target sees.
     pub async fn target(&mut self) -> Target {
         Target(timeout(FOREVER, self.targets.recv()).await.expect("nobody dialled").unwrap())
+    }
+
+    /// Puts a bundle in force that demands this of its sessions.
+    pub fn demand(&self, fleet: FleetTerms, sessions: SessionTerms) {
+        let mut bundle = bundle();
+        bundle.sessions = fleet;
+        bundle.policies[0].sessions = sessions;
+        self.service.feed.publish_bundle(bundle.sealed());
     }
 
     pub fn suspend(&self) {

@@ -5,7 +5,7 @@
 //!
 //! Client: `tls` or `interrupt <session>` in the clear, then inside TLS `user <name>` and commands
 //! `<verb> <table>`. `hold <verb> <table>` is a command whose answer the target keeps back until a `go`.
-//! `quit` ends. Target: `login <user> <password>` is answered `welcome <key>`; a command is answered by any
+//! `begin` and `end` are commands around a transaction. `quit` ends. Target: `login <user> <password>` is answered `welcome <key>`; a command is answered by any
 //! number of `row ...` and one `ok [rows]` or `err <code>`; `interrupt <key>` comes on its own connection.
 
 use std::borrow::Cow;
@@ -18,7 +18,7 @@ use sallyport_core::gate::{Granted, GrantedOpening, Refused, Way};
 use sallyport_core::ports::Io;
 use sallyport_core::protocol::{
     Conversation, Credential, Described, Ending, Entry, Hello, LoggedIn, Next, Opening, Outcome, Preamble, Protocol,
-    TlsFacts,
+    TlsFacts, Transaction,
 };
 use sallyport_core::sessions::SessionId;
 use sallyport_policy::{Action, Denial, Object, ObjectKind, Operation, QualifiedName, Usage};
@@ -39,12 +39,15 @@ pub struct Lines {
     waiting: VecDeque<Place>,
     /// Whether the target keeps answers back.
     held: bool,
+    /// Whether a transaction is open at the target.
+    open: bool,
 }
 
 /// What the client is owed, in order.
 #[derive(Debug)]
 enum Place {
-    Answer(Option<u64>),
+    /// With the command's number, and whether a transaction is open when it has succeeded.
+    Answer(Option<u64>, Option<bool>),
     Refusal(String),
 }
 
@@ -117,7 +120,7 @@ impl Protocol for Toy {
         Ok(LoggedIn {
             upstream,
             read: BytesMut::new(),
-            conversation: Lines { key: key.to_owned(), waiting: VecDeque::new(), held: false },
+            conversation: Lines { key: key.to_owned(), waiting: VecDeque::new(), held: false, open: false },
             greeting: format!("hello {session}\n").into(),
         })
     }
@@ -167,6 +170,7 @@ impl Conversation for Lines {
             ["quit"] => return Ok(Next::Goodbye),
             ["boom"] => panic!("a conversation that panics"),
             ["go"] => (Ok(Action::none()), false),
+            ["begin" | "end"] => (Ok(Action::none()), true),
             ["hold", verb, table] | [verb, table] => (Ok(on(verb, table)), true),
             _ => (Err(Denial::not_understood("a command is a verb and a table")), true),
         };
@@ -182,7 +186,8 @@ impl Conversation for Lines {
         let (command, number, upstream) = granted.into_parts();
         if command.runs {
             self.held |= command.text.starts_with("hold ");
-            self.waiting.push_back(Place::Answer(number));
+            let then = [("begin", true), ("end", false)].into_iter().find(|(word, _)| *word == command.text);
+            self.waiting.push_back(Place::Answer(number, then.map(|(_, open)| open)));
         } else {
             self.held = false;
         }
@@ -207,7 +212,7 @@ impl Conversation for Lines {
         while let Some(text) = cut(input, 64 * 1024).map_err(broken)? {
             let (word, rest) = text.split_once(' ').unwrap_or((&text, ""));
             if word != "row" {
-                let Some(Place::Answer(number)) = self.waiting.pop_front() else {
+                let Some(Place::Answer(number, then)) = self.waiting.pop_front() else {
                     return Err(broken("an answer without a command"));
                 };
                 let failed = match word {
@@ -215,6 +220,7 @@ impl Conversation for Lines {
                     "err" => Some(rest.to_owned()),
                     _ => return Err(broken(&text)),
                 };
+                self.open = then.filter(|_| failed.is_none()).unwrap_or(self.open);
                 if let Some(command) = number {
                     outcomes.push(Outcome { command, failed, rows: rest.parse().ok() });
                 }
@@ -232,6 +238,14 @@ impl Conversation for Lines {
 
     fn idle(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    fn transaction(&self) -> Transaction {
+        match self.idle() {
+            false => Transaction::Settling,
+            true if self.open => Transaction::Open,
+            true => Transaction::None,
+        }
     }
 
     fn interruption(&self) -> Option<Bytes> {

@@ -19,8 +19,6 @@ pub(crate) const QUERY_THAT_FAILS: &[u8] = b"Q\0\0\0\x3cSALLYPORT REFUSED A COMM
 pub(crate) const PARSE_THAT_FAILS: &[u8] =
     b"P\0\0\0\x50sallyport refusal\0SALLYPORT REFUSED A COMMAND HERE: ITS RECORDS SAY WHICH\0\0\0";
 
-const NO_ROOM: &str = "no room to record";
-
 /// The ErrorResponse for a refused command. `own` is a refusal that the session itself had cause for.
 pub(crate) fn command_refused(denial: &Denial, own: Option<(Denial, &'static str)>) -> Bytes {
     let code = match own {
@@ -47,7 +45,6 @@ pub(crate) fn session_refused(fault: &Fault) -> Bytes {
         Fault::Client(cause) if *cause == TLS_REQUIRED => "28000",
         Fault::Client(_) => "08P01",
         Fault::Upstream { told, .. } => login::code_of(told),
-        Fault::Internal { told, .. } if told.contains(NO_ROOM) => "53100",
         Fault::Internal { .. } => "57P03",
     };
     fatal(code, &fault.told())
@@ -57,16 +54,22 @@ pub(crate) fn session_refused(fault: &Fault) -> Bytes {
 pub(crate) const TLS_REQUIRED: &str =
     "TLS with a client certificate is required: set sslmode=verify-full, sslcert and sslkey";
 
-fn command_code(denial: &Denial) -> &'static str {
+const fn command_code(denial: &Denial) -> &'static str {
     match &denial.reason {
-        DenyReason::NotUnderstood { cause } if cause.contains(NO_ROOM) => "53100",
+        DenyReason::NoRoomToRecord => "53100",
+        DenyReason::Stale { .. } => "57P03",
         // 42501 is what the server itself says where privileges are missing: clients know it.
         _ => "42501",
     }
 }
 
 const fn session_code(denial: &Denial) -> &'static str {
-    if denial.ends_session() { "28000" } else { "42501" }
+    match &denial.reason {
+        // What the server itself says when it is shut down: clients and pools know to connect again.
+        _ if denial.asks_to_reconnect() => "57P01",
+        _ if denial.ends_session() => "28000",
+        _ => command_code(denial),
+    }
 }
 
 fn said(severity: &str, code: &str, denial: &Denial) -> Bytes {
@@ -132,12 +135,28 @@ mod tests {
 
     #[test]
     fn a_full_record_store_is_told_as_a_full_disk() {
-        let told = "sessions must be recorded and there is no room to record: tell the target's owner";
-        let bytes = session_refused(&Fault::internal(told, "x"));
-        assert_eq!(failure(&bytes[5..]).code, *b"53100");
-        let denial = Denial::not_understood(
-            "this command must be recorded and there is no room to record it: tell the target's owner",
-        );
+        let denial: Denial = DenyReason::NoRoomToRecord.into();
         assert_eq!(failure(&command_refused(&denial, None)[5..]).code, *b"53100");
+        assert_eq!(failure(&session_refused(&Fault::Policy(denial))[5..]).code, *b"53100");
+    }
+
+    #[test]
+    fn who_may_come_again_at_once_is_told_to_reconnect() {
+        for reason in [
+            DenyReason::CertificateExpired,
+            DenyReason::SessionTooLong { seconds: 1 },
+            DenyReason::SessionIdle { seconds: 1 },
+        ] {
+            let told = farewell(&Ending::Denied(reason.into()));
+            assert_eq!(failure(&told[5..]).code, *b"57P01");
+            assert!(error_field(&told[5..], b'M').unwrap().contains("connect again"));
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_knows_too_little_is_told_as_a_server_that_cannot_be_used_now() {
+        let denial: Denial = DenyReason::Stale { seconds: 90 }.into();
+        assert_eq!(failure(&command_refused(&denial, None)[5..]).code, *b"57P03");
+        assert_eq!(failure(&session_refused(&Fault::Policy(denial))[5..]).code, *b"57P03");
     }
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use sallyport_core::Fault;
 use sallyport_core::gate::{Granted, Refused};
-use sallyport_core::protocol::{self, Described, Ending, Next, Outcome};
+use sallyport_core::protocol::{self, Described, Ending, Next, Outcome, Transaction};
 
 pub use self::client::Command;
 use self::client::Place;
@@ -271,6 +271,20 @@ impl protocol::Conversation for Conversation {
 
     fn idle(&self) -> bool {
         self.queue.is_empty() && self.copying == 0
+    }
+
+    /// A transaction block, or work of the extended protocol that no Sync has concluded yet, or a COPY whose data
+    /// comes. What a Query or a Sync in flight leaves open is known with its ReadyForQuery.
+    fn transaction(&self) -> Transaction {
+        if self.segment_open || self.copy_in || self.copying > 0 {
+            Transaction::Open
+        } else if !self.queue.is_empty() {
+            Transaction::Settling
+        } else if self.status == Status::Idle {
+            Transaction::None
+        } else {
+            Transaction::Open
+        }
     }
 
     fn interruption(&self) -> Option<Bytes> {

@@ -7,9 +7,10 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig};
 use sallyport_core::PolicyFeed;
 use sallyport_core::ports::{
     Answer, BoxedIo, Clock, Credential, Dialer, Event, Meter, Ports, RecordFault, RecordSink, UpstreamTls, Vault,
@@ -17,10 +18,10 @@ use sallyport_core::ports::{
 use sallyport_core::record::Record;
 use sallyport_core::serve::{Limits, Service, connection};
 use sallyport_core::sessions::{SessionId, Sessions};
-use sallyport_harness::{Leaf, Pki, Postgres as Server, PostgresOptions};
+use sallyport_harness::{Leaf, LeafOptions, Pki, Postgres as Server, PostgresOptions};
 use sallyport_policy::{
-    BUNDLE_VERSION, Bundle, Effect, Matcher, Member, NamePattern, ObjectKind, ObjectMatcher, PolicyEntry, Recording,
-    RecordingLevel, Roster, Rule, Subject, TargetRef, TlsMode, Upstream,
+    BUNDLE_VERSION, Bundle, Effect, FleetTerms, Matcher, Member, NamePattern, ObjectKind, ObjectMatcher, PolicyEntry,
+    Recording, RecordingLevel, Roster, Rule, SessionTerms, Subject, TargetRef, TlsMode, Upstream,
 };
 use sallyport_postgres::Postgres;
 use serde_json::Value;
@@ -40,6 +41,7 @@ pub(crate) struct Stage {
     pub(crate) port: u16,
     pub(crate) vault: Arc<FakeVault>,
     agent_tls: Arc<ClientConfig>,
+    pki: Pki,
 }
 
 /// Keeps what was recorded.
@@ -145,6 +147,18 @@ fn pair(leaf: &Leaf) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
     (vec![certificate], PrivateKeyDer::from_pem_slice(leaf.key_pem.as_bytes()).unwrap())
 }
 
+fn client_tls(pem: &str) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots(pem))
+}
+
+fn agent_tls(pki: &Pki, leaf: &Leaf) -> Arc<ClientConfig> {
+    let (chain, key) = pair(leaf);
+    Arc::new(client_tls(&pki.ca_pem()).with_client_auth_cert(chain, key).unwrap())
+}
+
 impl Stage {
     pub(crate) async fn new() -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -157,15 +171,8 @@ impl Stage {
             .await
             .unwrap();
         let pki = Pki::new("cluster.local").unwrap();
-        let client = |pem: &str| {
-            ClientConfig::builder_with_provider(Arc::clone(&provider))
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_root_certificates(roots(pem))
-        };
-        let upstream_tls = Arc::new(client(server.ca_pem()).with_no_client_auth());
-        let (chain, key) = pair(&pki.agent("ci", "bot").unwrap());
-        let agent_tls = Arc::new(client(&pki.ca_pem()).with_client_auth_cert(chain, key).unwrap());
+        let upstream_tls = Arc::new(client_tls(server.ca_pem()).with_no_client_auth());
+        let agent_tls = agent_tls(&pki, &pki.agent("ci", "bot").unwrap());
         let (chain, key) = pair(&pki.server(&["localhost"]).unwrap());
         let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
             Arc::new(roots(&pki.ca_pem())),
@@ -201,7 +208,7 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(accept(listener, Arc::clone(&service), Arc::new(server_tls)));
-        let stage = Self { server, service, records, port, vault, agent_tls };
+        let stage = Self { server, service, records, port, vault, agent_tls, pki };
         stage.rules(all_but_secrets());
         stage.member(Member { namespace: "ci".into(), name: "bot".into(), ..Member::default() });
         stage
@@ -228,13 +235,30 @@ impl Stage {
             },
             agent_namespaces: vec!["ci".into()],
             recording: Recording { level: RecordingLevel::Commands },
+            sessions: FleetTerms::default(),
             policies: vec![PolicyEntry {
                 name: "bots".into(),
                 subjects: vec![Subject::Agent { namespace: "ci".into(), name: "bot".into() }],
                 credentials: vec!["default".into()],
+                sessions: SessionTerms::default(),
                 rules,
             }],
         };
+        self.service.feed.publish_bundle(bundle.sealed());
+    }
+
+    /// From now on the agent comes with a certificate that lives that many seconds.
+    pub(crate) fn live(&mut self, seconds: u64) {
+        let uris = vec![self.pki.spiffe_id("ci", "bot")];
+        let not_after = SystemTime::now() + Duration::from_secs(seconds);
+        let leaf = self.pki.leaf(&LeafOptions { uris, not_after, ..LeafOptions::default() }).unwrap();
+        self.agent_tls = agent_tls(&self.pki, &leaf);
+    }
+
+    /// The policy demands this of its sessions.
+    pub(crate) fn demand(&self, sessions: SessionTerms) {
+        let mut bundle = (*self.service.feed.current().unwrap().bundle).clone();
+        bundle.policies[0].sessions = sessions;
         self.service.feed.publish_bundle(bundle.sealed());
     }
 
