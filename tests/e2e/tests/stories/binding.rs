@@ -1,7 +1,7 @@
 //! What a certificate is worth outside the pods that its identity is bound to.
 
 use sallyport_crds::AgentIdentity;
-use sallyport_e2e::{Scene, condition, holds};
+use sallyport_e2e::{Scene, condition, eventually, holds};
 use serde_json::{Value, json};
 
 const COUNT: &str = "select count(*) from orders";
@@ -83,8 +83,17 @@ async fn a_copied_certificate_is_refused_from_another_pod_recorded_and_counted()
     let from = recorded["client"].as_str().unwrap();
     assert!(from.starts_with(&format!("{}:", address(&scene, "thief"))), "{from}");
 
-    // The pod is replaced: its successor gets in from its new address, and the old one is nobody's any more.
+    // The pod loses what it was selected by, and with that the session it has.
     assert_eq!(session.ask(COUNT).unwrap(), "100", "the pod's session has gone on all the time");
+    scene.kubectl(&["label", "pod", "-n", &scene.ci, "agent", "app=retired", "--overwrite"]).unwrap();
+    scene.until::<AgentIdentity>(&scene.ci, "bot", "Bound=False", nobody).await.unwrap();
+    let cut = || {
+        let answer = session.ask(COUNT);
+        async move { Ok((!answer?.contains("100")).then_some(())) }
+    };
+    eventually("the end of its session", cut).await.unwrap();
+
+    // The pod is replaced: its successor gets in from its new address, and the old one is nobody's any more.
     scene.kubectl(&["delete", "pod", "-n", &scene.ci, "agent"]).unwrap();
     scene.start_pod().unwrap();
     assert_eq!(scene.psql_in_pod("/identity", COUNT).unwrap(), "100");
