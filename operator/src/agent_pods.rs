@@ -125,8 +125,10 @@ impl AgentPods {
                 entry.bound.keys().for_each(|identity| bell.identity(namespace, identity));
             }
             Event::Apply(pod) => {
+                // A change comes after the list that it changes.
+                let Some(pods) = &mut entry.pods else { return };
                 let pod = Arc::new(pod.trimmed());
-                let old = entry.pods.get_or_insert_default().insert(pod.name_any(), Arc::clone(&pod));
+                let old = pods.insert(pod.name_any(), Arc::clone(&pod));
                 // Most changes of a pod are of what nobody asks for.
                 if old.as_ref() != Some(&pod) {
                     entry.wake(namespace, old.iter().chain([&pod]), bell);
