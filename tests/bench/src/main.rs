@@ -1,17 +1,30 @@
 //! The benchmarks behind `make bench`: tables of ratios, each measured in one run beside what a user would
-//! pick instead. It starts real servers on loopback and prints; it fails only when something does not run.
+//! pick instead. It starts real servers on loopback and prints; it fails only when something does not run. `sallyport-bench SECONDS TABLE` prints one of them.
 
 use std::process::ExitCode;
 
 mod convergence;
+mod revocation;
+mod scene;
 mod throughput;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let seconds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(4);
+    let mut arguments = std::env::args().skip(1);
+    let seconds = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(4);
+    let only = arguments.next();
+    let wanted = |table: &str| only.as_deref().is_none_or(|only| only == table);
     let tables = async {
-        convergence::table().await?;
-        throughput::table(seconds).await
+        if wanted("convergence") {
+            convergence::table().await?;
+        }
+        if wanted("revocation") {
+            revocation::table().await?;
+        }
+        if wanted("throughput") {
+            throughput::table(seconds).await?;
+        }
+        anyhow::Ok(())
     };
     match tables.await {
         Ok(()) => ExitCode::SUCCESS,
