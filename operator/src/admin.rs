@@ -14,6 +14,7 @@ use k8s_openapi::jiff::Timestamp;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
+use crate::census;
 use crate::clock::Clock;
 use crate::issue::Trust;
 use crate::metrics::Metrics;
@@ -57,11 +58,7 @@ async fn metrics(State(page): State<Arc<Page>>) -> impl IntoResponse {
     let now = page.clock.now();
     let left = |end: Timestamp| end.duration_since(now).as_secs_f64();
     page.metrics.authority_expiry.set(left(page.trust.current().not_after()));
-    let ends = page.stores.identities.state();
-    let ends = ends.iter().filter_map(|identity| identity.status.as_ref()?.not_after.as_ref().map(|time| time.0));
-    if let Some(nearest) = ends.min() {
-        page.metrics.nearest_expiry.set(left(nearest));
-    }
+    census::take(&page.stores, &page.metrics, now);
     let mut text = String::new();
     let kind = [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
     match prometheus_client::encoding::text::encode(&mut text, &page.registry) {

@@ -19,6 +19,7 @@ mod agent_pods;
 mod app;
 mod apply;
 mod bell;
+mod census;
 mod certificates;
 mod clock;
 mod config;

@@ -141,6 +141,7 @@ impl Doorway {
             bundle_age: freshness.bundle.map(|seen| seen.age(now)),
             roster_age: freshness.roster.map(|seen| seen.age(now)),
             last_known_good: kept(freshness.bundle) || kept(freshness.roster),
+            certificate_left: self.tls.ends().map(|end| until(end, now)),
         }
     }
 
@@ -170,6 +171,15 @@ impl Doorway {
     fn freshness(&self) -> MutexGuard<'_, Freshness> {
         self.freshness.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Seconds from `now` until `end`, less than nothing when it has passed.
+fn until(end: i64, now: SystemTime) -> f64 {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    // A fraction of a second is lost beyond the year 285 million.
+    #[allow(clippy::cast_precision_loss, reason = "see above")]
+    let end = end as f64;
+    end - now.as_secs_f64()
 }
 
 impl Seen {

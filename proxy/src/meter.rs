@@ -4,16 +4,21 @@
 //! come from a closed set, never from what a client sent.
 
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use sallyport_core::ports::{Event, Meter};
 
 type Labels = [(&'static str, &'static str); 1];
 type Named = [(&'static str, String); 1];
+
+/// What can be refused from outside.
+const INPUTS: [&str; 4] = ["bundle", "roster", "tls", "upstream-ca"];
 
 /// Every metric of the proxy.
 #[derive(Debug)]
@@ -31,6 +36,9 @@ pub(crate) struct Metrics {
     bundle: Family<Named, Gauge>,
     age: Family<Labels, Gauge<f64, AtomicU64>>,
     last_known_good: Gauge,
+    certificate_left: Gauge<f64, AtomicU64>,
+    in_force: Family<Labels, Histogram>,
+    revocation: Histogram,
 }
 
 /// What the world in force is, for whoever reads metrics.
@@ -43,6 +51,8 @@ pub(crate) struct WorldFacts {
     pub(crate) roster_age: Option<f64>,
     /// Whether part of it comes from before this process started.
     pub(crate) last_known_good: bool,
+    /// Seconds until the server's certificate ends.
+    pub(crate) certificate_left: Option<f64>,
 }
 
 impl Metrics {
@@ -61,12 +71,18 @@ impl Metrics {
             bundle: Family::default(),
             age: Family::default(),
             last_known_good: Gauge::default(),
+            certificate_left: Gauge::default(),
+            in_force: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0001, 2.0, 14))),
+            revocation: Histogram::new([1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0]),
             registry: Registry::default(),
         };
         let m = &metrics;
         // There from the start: an alert asks for the increase, and the first refusal has to be one.
         for at in ["opening", "session"] {
             drop(m.binding.get_or_create(&[("at", at)]));
+        }
+        for input in INPUTS {
+            drop(m.inputs_refused.get_or_create(&[("input", input)]));
         }
         registry.register("connections_accepted", "Connections accepted", m.accepted.clone());
         registry.register("connections_refused", "Connections refused before a session, by blame", m.refused.clone());
@@ -84,6 +100,13 @@ impl Metrics {
         registry.register("age_seconds", help, m.age.clone());
         let help = "1 while bundle or roster are those kept from before this process started";
         registry.register("last_known_good", help, m.last_known_good.clone());
+        let help = "Until the certificate that agents are met with ends";
+        registry.register("server_certificate_expiry_seconds", help, m.certificate_left.clone());
+        let help = "From the receipt of a changed bundle or roster to it being in force";
+        registry.register("change_in_force_seconds", help, m.in_force.clone());
+        let help = "From the write of a suspension or revocation to it being in force here; the API server dates writes \
+                    in whole seconds, so that up to one is told too much";
+        registry.register("revocation_seconds", help, m.revocation.clone());
         Self { registry, ..metrics }
     }
 
@@ -95,6 +118,16 @@ impl Metrics {
     /// Something from outside could not be used.
     pub(crate) fn input_refused(&self, kind: &'static str) {
         self.inputs_refused.get_or_create(&[("input", kind)]).inc();
+    }
+
+    /// A changed bundle or roster is in force, so long after it came.
+    pub(crate) fn in_force(&self, of: &'static str, took: Duration) {
+        self.in_force.get_or_create(&[("of", of)]).observe(took.as_secs_f64());
+    }
+
+    /// A suspension or revocation is in force, so long after it was written.
+    pub(crate) fn revoked(&self, took: Duration) {
+        self.revocation.observe(took.as_secs_f64());
     }
 
     /// Everything, as Prometheus reads it.
@@ -109,6 +142,9 @@ impl Metrics {
             }
         }
         self.last_known_good.set(facts.last_known_good.into());
+        if let Some(left) = facts.certificate_left {
+            self.certificate_left.set(left);
+        }
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
@@ -130,6 +166,64 @@ impl Meter for Metrics {
             Event::Denied => drop(self.commands.get_or_create(&[("verdict", "deny")]).inc()),
             Event::OutsideBinding(at) => drop(self.binding.get_or_create(&[("at", at)]).inc()),
             Event::RecordLost => drop(self.records_lost.inc()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sallyport_harness::monitoring;
+
+    use super::*;
+
+    /// Every metric, each with something in it, as Prometheus reads them.
+    fn printed() -> String {
+        let metrics = Metrics::new();
+        for event in [Event::Accepted, Event::Refused("client"), Event::Allowed, Event::Denied, Event::RecordLost] {
+            metrics.count(event);
+        }
+        metrics.shed("room");
+        metrics.input_refused("tls");
+        metrics.in_force("roster", Duration::from_millis(1));
+        metrics.revoked(Duration::from_secs(1));
+        let facts = WorldFacts {
+            revision: Some("abc".into()),
+            bundle_age: Some(1.0),
+            roster_age: Some(2.0),
+            last_known_good: false,
+            certificate_left: Some(60.0),
+        };
+        metrics.print(facts).unwrap()
+    }
+
+    #[test]
+    fn another_parser_reads_every_metric() {
+        let read = openmetrics_parser::openmetrics::parse_openmetrics(&printed()).unwrap();
+        for (name, family) in &read.families {
+            assert!(!family.help.is_empty() && family.iter_samples().next().is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_alerts_and_panels_ask_for_exists() {
+        monitoring::all_exist("sallyport_proxy_", &printed()).unwrap();
+    }
+
+    #[test]
+    fn the_first_of_what_pages_somebody_is_an_increase() {
+        let untouched = Metrics::new();
+        let facts = WorldFacts {
+            revision: None,
+            bundle_age: None,
+            roster_age: None,
+            last_known_good: false,
+            certificate_left: None,
+        };
+        let text = untouched.print(facts).unwrap();
+        for series in
+            ["binding_refused_total{at=\"opening\"} 0", "records_lost_total 0", "inputs_refused_total{input=\"tls\"} 0"]
+        {
+            assert!(text.contains(&format!("sallyport_proxy_{series}")), "{series}: {text}");
         }
     }
 }

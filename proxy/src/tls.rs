@@ -13,6 +13,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use sallyport_core::identify::end_of;
 
 use crate::edges::changes::Changes;
 use crate::meter::Metrics;
@@ -59,6 +60,12 @@ impl ServerTls {
             state.alpn = alpn;
         }
         Ok(())
+    }
+
+    /// When the certificate in use ends, seconds since the Unix epoch.
+    pub(crate) fn ends(&self) -> Option<i64> {
+        let chain = certificates(&self.lock().read.certificate).ok()?;
+        chain.first().and_then(end_of)
     }
 
     /// Reads the files again as they change, for as long as the process lives.
@@ -205,6 +212,7 @@ mod tests {
         std::fs::write(dir.path().join("tls.key"), &other.key_pem).unwrap();
         tls.refresh().unwrap();
         assert!(!Arc::ptr_eq(&first, &tls.current()), "the whole pair is in use");
+        assert!(tls.ends() > Some(0), "its end is known");
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub(crate) async fn reconcile(object: Arc<AgentIdentity>, context: Arc<Context>)
     if version.is_some() {
         context.metrics.wrote("AgentIdentity/status");
         let before = object.status.as_ref().map_or(&[][..], |status| &status.conditions);
-        context.report(object.as_ref(), before, &plan.status.conditions).await;
+        context.report(KIND, object.as_ref(), before, &plan.status.conditions).await;
     }
     context.memory.wrote(object.as_ref(), version);
     Ok(again(plan.again))

@@ -24,7 +24,9 @@ use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::{Lookup, ObjectRef, Store};
 use kube::{Client, Resource};
+use sallyport_crds::conditions::ISSUED;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::bell::Queue;
@@ -62,6 +64,8 @@ pub(crate) struct Memory {
     written: Mutex<HashMap<String, u64>>,
     /// Failures in a row, by UID.
     failures: Mutex<HashMap<String, u32>>,
+    /// Since when fleets that ran what they should do not any more, by UID.
+    behind: Mutex<HashMap<String, Instant>>,
 }
 
 impl Debug for Context {
@@ -107,10 +111,21 @@ impl Memory {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
+    /// A fleet that ran its bundle has to run another since then; where it has already, the older time counts.
+    pub(crate) fn fell_behind(&self, uid: &str, since: Instant) {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner).entry(uid.to_owned()).or_insert(since);
+    }
+
+    /// It runs it everywhere; since when it did not, if that was seen.
+    pub(crate) fn caught_up(&self, uid: &str) -> Option<Instant> {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner).remove(uid)
+    }
+
     /// Forgets objects that are gone.
     pub(crate) fn keep(&self, live: &std::collections::HashSet<String>) {
         self.written.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| live.contains(uid));
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| live.contains(uid));
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| live.contains(uid));
     }
 }
 
@@ -131,11 +146,14 @@ impl Context {
     }
 
     /// Tells of conditions that flipped, as Kubernetes events. An event that cannot be written is no fault.
-    pub(crate) async fn report<K>(&self, object: &K, before: &[Condition], after: &[Condition])
+    pub(crate) async fn report<K>(&self, kind: &'static str, object: &K, before: &[Condition], after: &[Condition])
     where
         K: Resource<DynamicType = ()>,
     {
         for event in worth_telling(before, after) {
+            if event.action == ISSUED && event.type_ == EventType::Warning {
+                self.metrics.refused(kind, &event.reason);
+            }
             self.publish(object, &event).await;
         }
     }
@@ -218,7 +236,7 @@ where
         // What was made for it is collected with it.
         return Ok(Action::await_change());
     }
-    let start = tokio::time::Instant::now();
+    let start = Instant::now();
     let result = match tokio::time::timeout(DEADLINE, reconcile(Arc::clone(&object), Arc::clone(&context))).await {
         Ok(result) => result,
         Err(_) => Err(Fault::Deadline(DEADLINE)),

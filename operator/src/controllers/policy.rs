@@ -43,7 +43,7 @@ pub(crate) async fn reconcile(object: Arc<AccessPolicy>, context: Arc<Context>) 
             let before = object.status.iter().flat_map(|status| &status.ancestors);
             let before = before.filter(|old| old.target_ref == ancestor.target_ref).flat_map(|old| &old.conditions);
             let before: Vec<_> = before.cloned().collect();
-            context.report(object.as_ref(), &before, &ancestor.conditions).await;
+            context.report(KIND, object.as_ref(), &before, &ancestor.conditions).await;
         }
     }
     context.memory.wrote(object.as_ref(), version);

@@ -12,8 +12,10 @@ use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
+use sallyport_crds::conditions::PROGRAMMED;
 use sallyport_crds::{AccessPolicy, BundleSourceKind, ProtectedTarget, ProtectedTargetStatus};
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::{Context, again};
 use crate::apply::{self, Applied};
@@ -30,6 +32,7 @@ use crate::issue::leaf::{Role, Subject};
 pub(crate) const KIND: &str = "ProtectedTarget";
 
 pub(crate) async fn reconcile(object: Arc<ProtectedTarget>, context: Arc<Context>) -> Result<Action, Fault> {
+    let began = Instant::now();
     let namespace = object.namespace().unwrap_or_default();
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
     let uid = object.uid().unwrap_or_default();
@@ -63,6 +66,7 @@ pub(crate) async fn reconcile(object: Arc<ProtectedTarget>, context: Arc<Context
     plan = target::plan(&view, &context.settings(), context.now());
 
     tell(&context, &object, &plan).await?;
+    time_convergence(&context, &object, &plan, began);
     prune(&context, &object, &plan.departed).await?;
     Ok(again(plan.again))
 }
@@ -150,10 +154,27 @@ async fn tell(context: &Context, object: &ProtectedTarget, plan: &TargetPlan) ->
     if version.is_some() {
         context.metrics.wrote("ProtectedTarget/status");
         let before = before.map(|status| status.conditions).unwrap_or_default();
-        context.report(object, &before, &plan.status.conditions).await;
+        context.report(KIND, object, &before, &plan.status.conditions).await;
     }
     context.memory.wrote(object, version);
     Ok(())
+}
+
+/// How long a fleet that ran its bundle takes to run the next. One that starts, or whose replica comes up, is no news.
+fn time_convergence(context: &Context, object: &ProtectedTarget, plan: &TargetPlan, began: Instant) {
+    let runs = |status: &ProtectedTargetStatus| {
+        status.conditions.iter().any(|condition| condition.type_ == PROGRAMMED && condition.status == "True")
+    };
+    let uid = object.uid().unwrap_or_default();
+    let before = object.status.as_ref().filter(|status| runs(status));
+    if before.is_some_and(|before| before.bundle_revision != plan.status.bundle_revision) {
+        context.memory.fell_behind(&uid, began);
+    }
+    if runs(&plan.status)
+        && let Some(since) = context.memory.caught_up(&uid)
+    {
+        context.metrics.converged(since.elapsed().as_secs_f64());
+    }
 }
 
 /// Takes out the entries of replicas that are gone; each by position, if it still is the one at that position.

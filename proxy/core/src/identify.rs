@@ -41,6 +41,13 @@ pub enum IdentifyError {
     Name(#[from] SpiffeError),
 }
 
+/// End of a certificate's validity, seconds since the Unix epoch.
+#[must_use]
+pub fn end_of(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate.as_ref()).ok()?;
+    Some(parsed.validity().not_after.timestamp())
+}
+
 /// Reads the principal out of a certificate whose chain rustls has verified.
 ///
 /// # Errors

@@ -204,13 +204,17 @@ impl Follower {
     }
 
     fn take_bundle(&mut self, json: &str) {
+        let received = Instant::now();
         self.last_json = Some(json.to_owned());
         let Ok(bundle) = self.doorway.put_bundle(json, Seen::AtSource(SystemTime::now())) else { return };
+        self.doorway.metrics.in_force("bundle", received.elapsed());
         self.keeper.keep_bundle(json);
         // In force at once: whoever belongs to a namespace that is new in it is refused until that is listed,
         // as under the bundle before, which did not speak of it.
         self.speak_of(&bundle);
-        self.publish();
+        if let Some(roster) = self.publish() {
+            self.keep(&roster);
+        }
     }
 
     fn speak_of(&mut self, bundle: &Bundle) {
@@ -222,6 +226,8 @@ impl Follower {
     }
 
     fn identity_event(&mut self, namespace: &str, event: watcher::Result<Event<AgentIdentity>>) {
+        let received = Instant::now();
+        let revoked = event.as_ref().ok().and_then(|event| self.namespaces.revocation(namespace, event));
         let changed = match event {
             Ok(event) => self.namespaces.hear(namespace, event),
             Err(error) => {
@@ -230,35 +236,47 @@ impl Follower {
                 is_forbidden(&error) && self.namespaces.forbidden(namespace)
             }
         };
-        if changed {
-            self.publish();
+        if changed && let Some(roster) = self.publish() {
+            self.doorway.metrics.in_force("roster", received.elapsed());
+            if let Some(written) = revoked {
+                // Clocks of two machines: what was written later than now took no time.
+                self.doorway.metrics.revoked(written.elapsed().unwrap_or_default());
+            }
+            // Only then: nobody's standing waits for a disk.
+            self.keep(&roster);
         }
     }
 
-    /// The first roster waits for every namespace. Later ones do not: a suspension must not wait for a
-    /// namespace that has just been added.
-    fn publish(&mut self) {
+    /// Puts what is known in force, and returns it if it was. The first roster waits for every namespace. Later ones
+    /// do not: a suspension must not wait for a namespace that has just been added.
+    fn publish(&mut self) -> Option<Roster> {
         let complete = self.namespaces.complete();
         if !complete && self.doorway.feed.load().is_none() {
-            return;
+            return None;
         }
         let roster = self.namespaces.roster();
-        let seen = Seen::AtSource(SystemTime::now());
         if complete {
-            self.kept = Roster::default();
-            self.keeper.keep_roster(&roster);
-            self.doorway.put_roster(roster, seen);
-            // Only now does this replica run that bundle in full.
-            let revision = self.doorway.revision();
-            self.running.send_if_modified(|told| {
-                *told != revision && {
-                    *told = revision;
-                    true
-                }
-            });
+            self.doorway.put_roster(roster.clone(), Seen::AtSource(SystemTime::now()));
         } else {
-            self.doorway.put_partial_roster(roster);
+            self.doorway.put_partial_roster(roster.clone());
         }
+        Some(roster)
+    }
+
+    /// Keeps a complete roster for a restart, and tells that this replica runs its bundle in full.
+    fn keep(&mut self, roster: &Roster) {
+        if !self.namespaces.complete() {
+            return;
+        }
+        self.kept = Roster::default();
+        self.keeper.keep_roster(roster);
+        let revision = self.doorway.revision();
+        self.running.send_if_modified(|told| {
+            *told != revision && {
+                *told = revision;
+                true
+            }
+        });
     }
 
     /// The API server has not answered in time: what was kept takes force, as far as there is nothing newer.

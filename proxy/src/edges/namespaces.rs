@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
@@ -77,6 +78,15 @@ impl Namespaces {
         false
     }
 
+    /// When an event that suspends somebody or revokes certificates was written; nothing for any other.
+    pub(crate) fn revocation(&self, namespace: &str, event: &Event<AgentIdentity>) -> Option<SystemTime> {
+        let Event::Apply(identity) = event else { return None };
+        let before = self.known.get(namespace)?.members.get(&identity.name_any())?;
+        let after = member(namespace, identity);
+        let less = (after.suspended && !before.suspended) || after.min_not_before > before.min_not_before;
+        less.then(|| written(identity)).flatten()
+    }
+
     /// A namespace is refused to us. What was listed before stays: an API server that has just started
     /// refuses too, until it has read its own rules. Tells whether this settles an awaited namespace.
     pub(crate) fn forbidden(&mut self, namespace: &str) -> bool {
@@ -97,6 +107,13 @@ impl Namespaces {
         }
         roster
     }
+}
+
+/// When somebody last wrote it, other than its status, as the API server dates that.
+fn written(identity: &AgentIdentity) -> Option<SystemTime> {
+    let entries = identity.metadata.managed_fields.iter().flatten();
+    let specs = entries.filter(|entry| entry.subresource.as_deref().unwrap_or_default().is_empty());
+    specs.filter_map(|entry| entry.time.as_ref()).map(|time| SystemTime::from(time.0)).max()
 }
 
 fn member(namespace: &str, identity: &AgentIdentity) -> Member {
@@ -186,6 +203,30 @@ mod tests {
         assert_eq!(names(&namespaces), ["a/bot"]);
         list(&mut namespaces, "a", &[]);
         assert!(names(&namespaces).is_empty());
+    }
+
+    #[test]
+    fn only_what_takes_rights_away_is_a_revocation_and_it_is_as_old_as_its_write() {
+        use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+        let mut namespaces = Namespaces::default();
+        namespaces.speak_of(&["a".into()], &Roster::default());
+        list(&mut namespaces, "a", &["bot"]);
+        let entry = |second, subresource: Option<&str>| ManagedFieldsEntry {
+            time: Some(Time(jiff::Timestamp::from_second(second).unwrap())),
+            subresource: subresource.map(str::to_owned),
+            ..ManagedFieldsEntry::default()
+        };
+        let mut changed = identity("bot", 1);
+        changed.metadata.managed_fields = Some(vec![entry(10, None), entry(20, None), entry(30, Some("status"))]);
+        changed.spec.groups = vec!["more".into()];
+        assert_eq!(namespaces.revocation("a", &Event::Apply(changed.clone())), None);
+        changed.spec.suspend = true;
+        let written = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(20);
+        assert_eq!(namespaces.revocation("a", &Event::Apply(changed.clone())), Some(written));
+        namespaces.hear("a", Event::Apply(changed.clone()));
+        assert_eq!(namespaces.revocation("a", &Event::Apply(changed.clone())), None, "it was suspended before");
+        changed.spec.revoke_before = Some(Time(jiff::Timestamp::from_second(15).unwrap()));
+        assert_eq!(namespaces.revocation("a", &Event::Apply(changed)), Some(written));
     }
 
     #[test]

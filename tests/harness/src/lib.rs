@@ -11,6 +11,7 @@ mod cluster;
 mod control_plane;
 pub mod image;
 mod kubeconfig;
+pub mod monitoring;
 mod namespace;
 mod pki;
 mod ports;
