@@ -4,7 +4,7 @@
 //! wins over an allow; a rule whose outcome hangs on an unknown fact never helps to allow and, where it
 //! denies, denies.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use crate::bundle::{Bundle, Effect, Matcher, ObjectMatcher, PolicyEntry, Rule, Subject};
 use crate::{Action, Fact, IdentityName, Member, Object, Operation, World};

@@ -3,8 +3,8 @@
 //! Owns what a proxy knows about agents. Touches nothing; `edges/` fills it. Invariant: an identity
 //! that is not in it does not exist.
 
+use core::net::IpAddr;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
