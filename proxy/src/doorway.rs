@@ -93,14 +93,14 @@ impl Doorway {
         self.feed.publish_roster(roster);
     }
 
-    /// What is in force is still the newest.
-    pub(crate) fn confirm(&self, bundle: bool, roster: bool, now: SystemTime) {
+    /// What is in force was the newest at those times.
+    pub(crate) fn confirm(&self, bundle: Option<SystemTime>, roster: Option<SystemTime>) {
         let mut freshness = self.freshness();
         let Freshness { bundle: bundle_seen, roster: roster_seen } = &mut *freshness;
         for (confirmed, seen) in [(bundle, bundle_seen), (roster, roster_seen)] {
             // What was kept counts as kept until its source has given it anew.
-            if let (true, Some(Seen::AtSource(time))) = (confirmed, seen) {
-                *time = now;
+            if let (Some(at), Some(Seen::AtSource(time))) = (confirmed, seen) {
+                *time = at.max(*time);
             }
         }
         drop(freshness);

@@ -6,7 +6,8 @@
 
 mod stage;
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
@@ -15,12 +16,18 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::runtime::wait::await_condition;
 use kube::runtime::wait::conditions::is_crd_established;
 use kube::{Client, ResourceExt};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use sallyport_crds::{AgentIdentity, ProtectedTarget};
-use sallyport_harness::{ControlPlane, TempNamespace, shared, temp_namespace};
+use sallyport_harness::{ControlPlane, LeafOptions, TempNamespace, shared, temp_namespace};
 use sallyport_policy::{Bundle, World};
 use sallyport_proxy::{Running, start};
 use serde_json::{Value, json};
 use stage::{LONG, Stage, ask, bundle, metric_becomes, world_becomes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 const TARGET: &str = "orders-db";
 
@@ -298,4 +305,94 @@ async fn an_api_server_that_is_away_changes_nothing_not_even_over_a_restart() {
         assert!(took < Duration::from_secs(20), "{took:?}");
         metric_becomes(proxy, "sallyport_proxy_last_known_good 0").await;
     }
+}
+
+/// What an agent with the certificate of `bot` is told by a proxy whose target cannot be reached.
+async fn told(site: &Site<'_>, running: &Running) -> String {
+    let identity: AgentIdentity = site.agents.api().get("bot").await.unwrap();
+    told_with(site, running, identity.metadata.uid).await
+}
+
+async fn told_with(site: &Site<'_>, running: &Running, uid: Option<String>) -> String {
+    let pki = &site.stage.pki;
+    let options = LeafOptions {
+        uris: vec![pki.spiffe_id(site.agents.name(), "bot")],
+        uid,
+        not_before: SystemTime::now(),
+        ..LeafOptions::default()
+    };
+    let leaf = pki.leaf(&options).unwrap();
+    let pem = |text: &str| CertificateDer::from_pem_slice(text.as_bytes()).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(pem(&pki.ca_pem())).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(leaf.key_pem.as_bytes()).unwrap();
+    let tls = ClientConfig::builder().with_root_certificates(roots);
+    let tls = tls.with_client_auth_cert(vec![pem(&leaf.cert_pem)], key).unwrap();
+    let mut tcp = TcpStream::connect(running.listen).await.unwrap();
+    tcp.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await.unwrap();
+    assert_eq!(tcp.read_u8().await.unwrap(), b'S');
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.unwrap();
+    let mut config = tokio_postgres::Config::new();
+    config.user("bot").dbname("postgres").ssl_mode(tokio_postgres::config::SslMode::Disable);
+    let error = config.connect_raw(stream, tokio_postgres::NoTls).await.err().expect("there is no target");
+    let error = error.as_db_error().unwrap_or_else(|| panic!("{error}"));
+    format!("{} {}", error.code().code(), error.message())
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_away_for_too_long_stops_everything_and_one_that_is_silent_stops_nothing() {
+    let plane = ControlPlane::start().await.unwrap();
+    let site = Site::new(&plane).await;
+    site.identity("bot", false).await;
+    let mut wanted = site.bundle("strict");
+    wanted.sessions.stale_after_seconds = Some(60);
+    site.publish(&wanted.sealed().to_json()).await;
+    let running = site.start().await;
+    world_becomes(&running.feed, "the world", |world| site.suspended(world) == Some(false)).await;
+    let uid = site.agents.api::<AgentIdentity>().get("bot").await.unwrap().metadata.uid;
+    let generation = running.feed.current().unwrap().generation;
+    let let_in = |told: &str| told.contains("credential");
+    let words = told(&site, &running).await;
+    assert!(let_in(&words), "{words}");
+
+    // Nothing changes, and word comes all the same: the age falls again and again.
+    let (mut confirmations, mut before, mut oldest) = (0, Duration::ZERO, Duration::ZERO);
+    let deadline = Instant::now() + 3 * LONG;
+    while confirmations < 3 {
+        let age = running.feed.age().unwrap();
+        confirmations += usize::from(age < before);
+        (before, oldest) = (age, oldest.max(age));
+        assert!(Instant::now() < deadline, "{age:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!("the oldest word of a live API server: {oldest:?}");
+    assert_eq!(running.feed.current().unwrap().generation, generation, "nothing changed");
+
+    plane.stop_api_server().await.unwrap();
+    let stopped = Instant::now();
+    let words = loop {
+        let words = told_with(&site, &running, uid.clone()).await;
+        if !let_in(&words) {
+            break words;
+        }
+        assert!(stopped.elapsed() < 2 * LONG, "still let in: {words}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    assert!(words.starts_with("57P03 this proxy has not heard from the cluster for "), "{words}");
+    println!("refused {:?} after the API server was stopped", stopped.elapsed());
+    let (_, metrics) = ask(running.admin, "/metrics").await;
+    for of in ["bundle", "roster"] {
+        let start = format!("sallyport_proxy_age_seconds{{of=\"{of}\"}} ");
+        let age = metrics.lines().find_map(|line| line.strip_prefix(&start)).unwrap();
+        assert!(age.parse::<f64>().unwrap() > 30.0, "{of}: {age}");
+    }
+
+    plane.start_api_server().await.unwrap();
+    let back = Instant::now();
+    while !let_in(&told_with(&site, &running, uid.clone()).await) {
+        assert!(back.elapsed() < LONG, "still refused");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    println!("let in {:?} after it came back", back.elapsed());
 }

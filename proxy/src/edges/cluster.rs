@@ -6,8 +6,8 @@
 
 use std::convert::Infallible;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use futures::StreamExt;
@@ -21,10 +21,11 @@ use kube::{Api, Client};
 use sallyport_crds::AgentIdentity;
 use sallyport_policy::{Bundle, Roster, TargetRef};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::last_known_good::LastKnownGood;
 use super::namespaces::Namespaces;
+use super::pulse::Pulse;
 use super::recordings::Recordings;
 use super::replica_status::Answer;
 use crate::doorway::{Doorway, Seen};
@@ -34,11 +35,9 @@ const KEY: &str = "bundle.json";
 /// How long the API server may take at the start before the last known good takes force.
 const GRACE: Duration = Duration::from_secs(3);
 /// How long one watch lasts; a connection that died without a word is noticed shortly after.
-const WATCH: u32 = 30;
+const WATCH: u32 = 20;
 /// How often the source is asked whether what is in force is the newest.
 const CONFIRM: Duration = Duration::from_secs(15);
-/// A watch that has not failed for this long works.
-const QUIET: Duration = Duration::from_secs(20);
 
 /// The cluster, as the source of one target's world.
 pub(crate) struct Cluster {
@@ -84,23 +83,24 @@ impl Cluster {
     /// Follows the cluster for as long as the process lives.
     pub(crate) async fn follow(self, doorway: Arc<Doorway>) -> Infallible {
         let (running, told) = watch::channel(None);
-        let roster_failed = Arc::new(Mutex::new(None));
+        let pulse = Arc::new(Pulse::default());
         let source = Source {
             bundles: Api::namespaced(self.client.clone(), &self.target.namespace),
             name: format!("{}-bundle", self.target.name),
             doorway: Arc::clone(&doorway),
             keeper: Arc::clone(&self.keeper),
-            roster_failed: Arc::clone(&roster_failed),
+            pulse: Arc::clone(&pulse),
         };
         let follower = Follower {
-            client: self.client.clone(),
+            client: pulse.listening(self.client.clone(), &self.target.namespace),
             doorway,
             kept: self.keeper.roster().map(|kept| kept.content).unwrap_or_default(),
             keeper: self.keeper,
             namespaces: Namespaces::default(),
             watches: Watches::default(),
             running,
-            roster_failed,
+            pulse,
+            listed: false,
             last_json: None,
         };
         let watched = source.watched();
@@ -118,7 +118,7 @@ struct Source {
     name: String,
     doorway: Arc<Doorway>,
     keeper: Arc<LastKnownGood>,
-    roster_failed: Arc<Mutex<Option<Instant>>>,
+    pulse: Arc<Pulse>,
 }
 
 impl Source {
@@ -140,11 +140,11 @@ impl Source {
             let Ok(Ok(list)) = timeout(CONFIRM, self.bundles.list(&one)).await else { continue };
             let found = list.items.first().and_then(text).and_then(|json| Bundle::read(json).ok());
             let newest = found.is_some_and(|found| self.doorway.revision() == Some(found.revision));
-            let failed = *self.roster_failed.lock().unwrap_or_else(PoisonError::into_inner);
-            let watched = failed.is_none_or(|failed| failed.elapsed() > QUIET);
             let now = SystemTime::now();
-            self.doorway.confirm(newest, watched, now);
-            self.keeper.confirm(newest, watched, now);
+            let bundle = newest.then_some(now);
+            let roster = self.pulse.age(Instant::now()).and_then(|age| now.checked_sub(age));
+            self.doorway.confirm(bundle, roster);
+            self.keeper.confirm(bundle, roster);
         }
     }
 }
@@ -159,7 +159,9 @@ struct Follower {
     namespaces: Namespaces,
     watches: Watches,
     running: watch::Sender<Option<String>>,
-    roster_failed: Arc<Mutex<Option<Instant>>>,
+    pulse: Arc<Pulse>,
+    /// Whether every namespace was listed once.
+    listed: bool,
     last_json: Option<String>,
 }
 
@@ -220,6 +222,7 @@ impl Follower {
     fn speak_of(&mut self, bundle: &Bundle) {
         let added = self.namespaces.speak_of(&bundle.agent_namespaces, &self.kept);
         self.watches.keep_only(&bundle.agent_namespaces);
+        self.pulse.expect(&bundle.agent_namespaces);
         for namespace in added {
             self.watches.add(&self.client, namespace);
         }
@@ -232,8 +235,9 @@ impl Follower {
             Ok(event) => self.namespaces.hear(namespace, event),
             Err(error) => {
                 tracing::warn!(namespace, %error, "the identities of this namespace cannot be watched, retrying");
-                *self.roster_failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-                is_forbidden(&error) && self.namespaces.forbidden(namespace)
+                let forbidden = is_forbidden(&error);
+                self.pulse.failed(namespace, forbidden && self.namespaces.is_empty(namespace));
+                forbidden && self.namespaces.forbidden(namespace)
             }
         };
         if changed && let Some(roster) = self.publish() {
@@ -256,7 +260,12 @@ impl Follower {
         }
         let roster = self.namespaces.roster();
         if complete {
-            self.doorway.put_roster(roster.clone(), Seen::AtSource(SystemTime::now()));
+            if std::mem::replace(&mut self.listed, true) {
+                // An event of one namespace says nothing of the age of the others.
+                self.doorway.put_partial_roster(roster.clone());
+            } else {
+                self.doorway.put_roster(roster.clone(), Seen::AtSource(SystemTime::now()));
+            }
         } else {
             self.doorway.put_partial_roster(roster.clone());
         }

@@ -45,7 +45,8 @@ impl FileSource {
         if roster.is_err() {
             doorway.metrics.input_refused("roster");
         }
-        doorway.confirm(bundle.is_ok(), roster.is_ok(), SystemTime::now());
+        let now = SystemTime::now();
+        doorway.confirm(bundle.is_ok().then_some(now), roster.is_ok().then_some(now));
         let causes: Vec<_> = [bundle, roster].into_iter().filter_map(Result::err).collect();
         if causes.is_empty() { Ok(()) } else { Err(causes.join("; ")) }
     }

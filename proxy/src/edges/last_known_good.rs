@@ -76,15 +76,15 @@ impl LastKnownGood {
         }
     }
 
-    /// What was kept is still the newest.
-    pub(crate) fn confirm(&self, bundle: bool, roster: bool, now: SystemTime) {
+    /// What was kept was the newest at those times.
+    pub(crate) fn confirm(&self, bundle: Option<SystemTime>, roster: Option<SystemTime>) {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         for (document, confirmed) in [(Document::Bundle, bundle), (Document::Roster, roster)] {
             let ours = kept.get(document as usize).is_some_and(Option::is_some);
-            if confirmed && ours {
+            if let Some(at) = confirmed.filter(|_| ours) {
                 let path = self.directory.join(document.name());
                 // Only its age would be told too high.
-                let _told_older = OpenOptions::new().write(true).open(path).and_then(|file| file.set_modified(now));
+                let _told_older = OpenOptions::new().write(true).open(path).and_then(|file| file.set_modified(at));
             }
         }
     }
@@ -141,13 +141,13 @@ mod tests {
         keeper.keep_bundle("{}");
         keeper.keep_roster(&roster);
         let then = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
-        keeper.confirm(false, true, then);
+        keeper.confirm(None, Some(then));
 
         let again = LastKnownGood::new(dir.path());
         assert_eq!(again.bundle().unwrap().content, "{}");
         let kept = again.roster().unwrap();
         assert_eq!((kept.content, kept.confirmed), (roster, then));
-        again.confirm(true, true, SystemTime::now());
+        again.confirm(Some(SystemTime::now()), Some(SystemTime::now()));
         assert_eq!(again.roster().unwrap().confirmed, then, "what this process has not seen is not confirmed");
     }
 

@@ -94,6 +94,11 @@ impl Namespaces {
         awaited.map(|known| known.standing = Standing::Forbidden).is_some()
     }
 
+    /// Whether nobody of a namespace is known.
+    pub(crate) fn is_empty(&self, namespace: &str) -> bool {
+        self.known.get(namespace).is_none_or(|known| known.members.is_empty() && known.standing != Standing::Listed)
+    }
+
     /// Whether no namespace is awaited any more.
     pub(crate) fn complete(&self) -> bool {
         self.known.values().all(|known| known.standing != Standing::Awaited)

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose,
+    IsCa, KeyPair, KeyUsagePurpose, SanType,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -60,6 +60,8 @@ pub(crate) fn write_private(path: &Path, text: &str) -> Result<()> {
 pub struct LeafOptions {
     pub common_name: Option<String>,
     pub organization: Option<String>,
+    /// The object it is issued for: the subject's serialNumber.
+    pub uid: Option<String>,
     pub uris: Vec<String>,
     pub dns: Vec<String>,
     pub ips: Vec<IpAddr>,
@@ -75,6 +77,7 @@ impl Default for LeafOptions {
         Self {
             common_name: None,
             organization: None,
+            uid: None,
             uris: Vec::new(),
             dns: Vec::new(),
             ips: Vec::new(),
@@ -152,6 +155,10 @@ impl Pki {
     pub fn leaf(&self, options: &LeafOptions) -> Result<Leaf> {
         let mut params = CertificateParams::default();
         params.distinguished_name = name(options.common_name.as_deref(), options.organization.as_deref());
+        if let Some(uid) = &options.uid {
+            let uid = DnValue::PrintableString(uid.as_str().try_into()?);
+            params.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 5]), uid);
+        }
         for uri in &options.uris {
             params.subject_alt_names.push(SanType::URI(uri.as_str().try_into()?));
         }
