@@ -74,6 +74,7 @@ pub struct AgentIdentitySpec {
 #[x_kube(validation = Rule::new("self.delivery != 'PodCertificate' || duration(self.duration) >= duration('1h')").message("with delivery PodCertificate a duration is at least 1h: Kubernetes takes no shorter one"))]
 #[x_kube(validation = Rule::new("self.delivery != 'PodCertificate' || !has(self.renewBefore) || (duration(self.renewBefore) >= duration('10m') && duration(self.duration) - duration(self.renewBefore) >= duration('10m'))").message("with delivery PodCertificate renewBefore leaves 10m on either side: Kubernetes takes no less"))]
 #[x_kube(validation = Rule::new("self.delivery != 'PodCertificate' || !has(self.secretName)").message("secretName has no meaning with delivery PodCertificate: no Secret is written"))]
+#[x_kube(validation = Rule::new("self.delivery != 'PodCertificate' || self.keyAlgorithm == 'ECDSA-P256'").message("keyAlgorithm has no meaning with delivery PodCertificate: the pod's volume says keyType"))]
 pub struct CertificateSpec {
     /// `Secret`: the operator makes the key and writes it with its certificate to a Secret. `PodCertificate`: the
     /// kubelet makes the key for each pod of `serviceAccountName` that projects a `podCertificate` volume of the signer
@@ -94,6 +95,11 @@ pub struct CertificateSpec {
     #[x_kube(validation = Rule::new("duration(self) >= duration('30s')").message("renewBefore must be at least 30s"))]
     pub renew_before: Option<String>,
 
+    /// The kind of key. Every renewal makes a new one; a change replaces the certificate at once. With delivery
+    /// `PodCertificate` the pod's volume says it (`keyType`).
+    #[serde(default)]
+    pub key_algorithm: KeyAlgorithm,
+
     /// Name of the Secret the certificate is written to. Absent: `<name>-mtls`. A Secret that is not the
     /// operator's is never overwritten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -109,6 +115,20 @@ pub enum Delivery {
     Secret,
     /// By the kubelet, into the pod.
     PodCertificate,
+}
+
+/// The kind of a certificate's key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum KeyAlgorithm {
+    /// What every client of the last twenty years can use.
+    #[default]
+    #[serde(rename = "ECDSA-P256")]
+    EcdsaP256,
+    /// Where a rule asks for more than 128 bits of strength.
+    #[serde(rename = "ECDSA-P384")]
+    EcdsaP384,
+    /// For clients with a TLS library that knows it (OpenSSL 1.1.1, Go, Java 15, and later).
+    Ed25519,
 }
 
 /// What the operator found and did.
@@ -154,7 +174,13 @@ pub struct AgentIdentityStatus {
 
 impl Default for CertificateSpec {
     fn default() -> Self {
-        Self { delivery: Delivery::Secret, duration: one_hour(), renew_before: None, secret_name: None }
+        Self {
+            delivery: Delivery::Secret,
+            duration: one_hour(),
+            renew_before: None,
+            key_algorithm: KeyAlgorithm::default(),
+            secret_name: None,
+        }
     }
 }
 

@@ -29,7 +29,9 @@ pub use access_policy::{
     AccessPolicy, AccessPolicySpec, AccessPolicyStatus, AccessRule, AgentRef, Ancestor, GroupRef, OnRevocation,
     PostgresRule, RuleAction, SessionLimits, SubjectRef, TargetRef, WhereClause,
 };
-pub use agent_identity::{AgentIdentity, AgentIdentitySpec, AgentIdentityStatus, CertificateSpec, Delivery};
+pub use agent_identity::{
+    AgentIdentity, AgentIdentitySpec, AgentIdentityStatus, CertificateSpec, Delivery, KeyAlgorithm,
+};
 pub use binding::{BoundTo, LabelOperator, LabelRequirement, MOST_ADDRESSES, PodSelector};
 pub use definitions::definitions;
 pub use protected_target::{

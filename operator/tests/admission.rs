@@ -65,6 +65,10 @@ async fn an_agent_identity_is_judged_by_its_schema() {
         ("renewBefore: 20m", "renewBefore: 119m", None),
         ("renewBefore: 20m", "renewBefore: 2h", Some("must leave at least 1m")),
         ("renewBefore: 20m", "renewBefore: 29s", Some("renewBefore must be at least 30s")),
+        ("secretName: bot-tls", "keyAlgorithm: ECDSA-P256", None),
+        ("secretName: bot-tls", "keyAlgorithm: ECDSA-P384", None),
+        ("secretName: bot-tls", "keyAlgorithm: Ed25519", None),
+        ("secretName: bot-tls", "keyAlgorithm: RSA-1024", Some("Unsupported value")),
         ("secretName: bot-tls", "secretName: Bot", Some("spec.certificate.secretName")),
     ];
     judge(&stage, IDENTITY, cases);
@@ -73,7 +77,7 @@ async fn an_agent_identity_is_judged_by_its_schema() {
     let plain = stage.get(OURS, "AgentIdentity", "ci", "plain").await.unwrap();
     assert_eq!(
         plain["spec"],
-        serde_json::json!({"suspend": false, "certificate": {"delivery": "Secret", "duration": "1h"}})
+        serde_json::json!({"suspend": false, "certificate": {"delivery": "Secret", "duration": "1h", "keyAlgorithm": "ECDSA-P256"}})
     );
 }
 
@@ -101,6 +105,7 @@ async fn a_delivery_by_kubelets_is_judged_by_its_schema() {
         ("renewBefore: 20m", "renewBefore: 9m", Some("renewBefore leaves 10m on either side")),
         ("renewBefore: 20m", "renewBefore: 110m", None),
         ("renewBefore: 20m", "renewBefore: 111m", Some("renewBefore leaves 10m on either side")),
+        ("renewBefore: 20m", "keyAlgorithm: Ed25519", Some("keyAlgorithm has no meaning with delivery PodCertificate")),
         ("renewBefore: 20m", "secretName: bot-tls", Some("secretName has no meaning with delivery PodCertificate")),
     ];
     judge(&stage, IN_PODS, cases);

@@ -10,6 +10,7 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
+use sallyport_crds::KeyAlgorithm;
 use sallyport_operator::derive::certificate::{Facts, Held, Names, Order, Plan, Wanted, plan};
 
 const MANY: usize = 10_000;
@@ -54,6 +55,7 @@ impl Simulation {
         Wanted {
             names: Names::default(),
             uid: None,
+            key_algorithm: KeyAlgorithm::EcdsaP256,
             lifetime: Duration::from_secs(3600),
             renew_before: Duration::from_secs(1200),
             not_before: Timestamp::UNIX_EPOCH,
@@ -71,6 +73,7 @@ impl Simulation {
             names: order.names.clone(),
             uid: None,
             from_our_authority: true,
+            key_algorithm: Some(KeyAlgorithm::EcdsaP256),
             key_matches: true,
         }
     }

@@ -224,6 +224,37 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_client_with_any_of_the_key_algorithms_is_let_in() {
+        use sallyport_harness::{LeafKey, LeafOptions};
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::new("cluster.local").unwrap();
+        write(dir.path(), &pki);
+        let tls = ServerTls::read(dir.path()).unwrap();
+        for key in [LeafKey::EcdsaP256, LeafKey::EcdsaP384, LeafKey::Ed25519] {
+            let uris = vec![pki.spiffe_id("ci", "bot")];
+            let leaf = pki.leaf(&LeafOptions { uris, key, ..LeafOptions::default() }).unwrap();
+            let client = rustls::ClientConfig::builder_with_provider(provider())
+                .with_protocol_versions(&[&rustls::version::TLS13])
+                .unwrap()
+                .with_root_certificates(anchors(pki.ca_pem().as_bytes()).unwrap())
+                .with_client_auth_cert(
+                    certificates(leaf.cert_pem.as_bytes()).unwrap(),
+                    PrivateKeyDer::from_pem_slice(leaf.key_pem.as_bytes()).unwrap(),
+                )
+                .unwrap();
+            let (here, there) = tokio::io::duplex(1 << 16);
+            let (server, client) = (
+                tokio_rustls::TlsAcceptor::from(tls.current()).accept(there),
+                tokio_rustls::TlsConnector::from(Arc::new(client)).connect("localhost".try_into().unwrap(), here),
+            );
+            let (server, client) = tokio::join!(server, client);
+            let (server, _client) = (server.unwrap(), client.unwrap());
+            let shown = server.get_ref().1.peer_certificates().unwrap().first().unwrap().clone();
+            assert_eq!(shown, certificates(leaf.cert_pem.as_bytes()).unwrap()[0], "{key:?}");
+        }
+    }
+
     #[test]
     fn nothing_is_resumed_and_nothing_is_early() {
         let dir = tempfile::tempdir().unwrap();

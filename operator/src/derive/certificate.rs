@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use sallyport_crds::KeyAlgorithm;
+
 use super::renewal::Window;
 
 /// What the Secret holds.
@@ -42,6 +44,8 @@ pub struct Facts {
     pub uid: Option<String>,
     /// The trust domain's authority signed it, and the CA certificates beside it are the current ones.
     pub from_our_authority: bool,
+    /// The kind of its key; nothing for one that is not issued here.
+    pub key_algorithm: Option<KeyAlgorithm>,
     /// The private key beside it is the certificate's.
     pub key_matches: bool,
 }
@@ -62,6 +66,8 @@ pub struct Wanted {
     pub names: Names,
     /// The UID of the identity it is for; a fleet's certificate needs none.
     pub uid: Option<String>,
+    /// The kind of its key.
+    pub key_algorithm: KeyAlgorithm,
     /// How long it is valid.
     pub lifetime: Duration,
     /// How long before its end it is replaced.
@@ -98,6 +104,8 @@ pub enum Plan {
 pub struct Order {
     /// The names in it.
     pub names: Names,
+    /// The kind of its key.
+    pub key_algorithm: KeyAlgorithm,
     /// Start of validity.
     pub not_before: Timestamp,
     /// End of validity.
@@ -105,6 +113,9 @@ pub struct Order {
     /// Why, for the event and the log.
     pub because: &'static str,
 }
+
+/// How far ahead of this clock a certificate may start: two operators' clocks are not the same.
+const SKEW: Duration = Duration::from_secs(10);
 
 type Check = (&'static str, fn(&Facts, &Wanted, Timestamp) -> bool);
 
@@ -114,9 +125,13 @@ const CHECKS: &[Check] = &[
     ("another authority signed it", |held, _, _| !held.from_our_authority),
     ("the names in it changed", |held, want, _| held.names != want.names),
     ("it was issued for another object", |held, want, _| held.uid != want.uid),
+    ("its key algorithm was changed", |held, want, _| held.key_algorithm != Some(want.key_algorithm)),
     ("it was revoked", |held, want, _| held.not_before < want.not_before),
     ("its duration was changed", |held, want, _| {
         held.not_after.duration_since(held.not_before) != signed(want.lifetime)
+    }),
+    ("it is valid only from a time to come: the clock was set back", |held, want, now| {
+        held.not_before > plus(now.max(want.not_before), SKEW)
     }),
     ("its renewal is due", |held, want, now| now >= renewal(held, want)),
 ];
@@ -143,7 +158,8 @@ fn renewal(held: &Facts, want: &Wanted) -> Timestamp {
 /// Not backdated: a proxy refuses a certificate that is valid from before the identity's creation or revocation.
 fn order(want: &Wanted, now: Timestamp, because: &'static str) -> Order {
     let not_before = whole_second(now.max(want.not_before), now < want.not_before);
-    Order { names: want.names.clone(), not_before, not_after: plus(not_before, want.lifetime), because }
+    let not_after = plus(not_before, want.lifetime);
+    Order { names: want.names.clone(), key_algorithm: want.key_algorithm, not_before, not_after, because }
 }
 
 /// Certificates know whole seconds: down, or up where an earlier time would already be dead.
@@ -190,6 +206,7 @@ mod tests {
         Wanted {
             names: Names { uris: vec!["spiffe://t/ns/a/agent/b".into()], dns: vec![] },
             uid: Some("0b6f".into()),
+            key_algorithm: KeyAlgorithm::EcdsaP256,
             lifetime: Duration::from_secs(3600),
             renew_before: Duration::from_secs(1200),
             not_before: at(1000),
@@ -205,6 +222,7 @@ mod tests {
             names: want().names,
             uid: want().uid,
             from_our_authority: true,
+            key_algorithm: Some(KeyAlgorithm::EcdsaP256),
             key_matches: true,
         }
     }
@@ -237,6 +255,12 @@ mod tests {
         for uid in [None, Some("another".to_owned())] {
             assert_eq!(because(Facts { uid, ..held(1000) }, 1000), Some("it was issued for another object"));
         }
+        for key_algorithm in [None, Some(KeyAlgorithm::Ed25519)] {
+            assert_eq!(because(Facts { key_algorithm, ..held(1000) }, 1000), Some("its key algorithm was changed"));
+        }
+        assert_eq!(because(held(1000), 995), None);
+        let ahead = because(held(1300), 1000).unwrap();
+        assert!(ahead.contains("the clock was set back"), "{ahead}");
         assert_eq!(because(held(999), 1000), Some("it was revoked"));
         assert_eq!(because(Facts { not_after: at(9000), ..held(1000) }, 1000), Some("its duration was changed"));
     }

@@ -100,7 +100,15 @@ pub(super) fn wanted(identity: &AgentIdentity, settings: &Settings) -> Result<(I
     let names = Names { uris: vec![name.to_string()], dns: Vec::new() };
     Ok((
         name,
-        Wanted { names, uid: identity.metadata.uid.clone(), lifetime, renew_before, not_before, since: settings.since },
+        Wanted {
+            names,
+            uid: identity.metadata.uid.clone(),
+            key_algorithm: spec.key_algorithm,
+            lifetime,
+            renew_before,
+            not_before,
+            since: settings.since,
+        },
     ))
 }
 

@@ -313,6 +313,8 @@ fn sign(request: &PodCertificateRequest, identity: &AgentIdentity, wanted: Wante
         identity: identity.name_any(),
         uid: wanted.uid,
         order: Order {
+            // The kubelet made the key; this says nothing about it.
+            key_algorithm: sallyport_crds::KeyAlgorithm::default(),
             names: wanted.names,
             not_before,
             not_after: certificate::plus(not_before, lifetime),

@@ -215,6 +215,7 @@ fn server_wanted(target: &ProtectedTarget, settings: &Settings) -> Wanted {
     let created = target.metadata.creation_timestamp.as_ref().map(|time| time.0);
     Wanted {
         uid: None,
+        key_algorithm: sallyport_crds::KeyAlgorithm::EcdsaP256,
         names: Names { uris: Vec::new(), dns },
         lifetime: SERVER_LIFETIME,
         renew_before: SERVER_LIFETIME / 3,

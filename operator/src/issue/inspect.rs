@@ -6,8 +6,11 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use sallyport_crds::KeyAlgorithm;
 use x509_parser::extensions::GeneralName;
-use x509_parser::oid_registry::OID_X509_SERIALNUMBER;
+use x509_parser::oid_registry::{
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_SIG_ED25519, OID_X509_SERIALNUMBER,
+};
 
 use super::leaf::Role;
 use super::{Authority, CA, CERTIFICATE, KEY};
@@ -49,6 +52,7 @@ fn facts(secret: &Secret, role: Role, authority: &Authority) -> Result<Facts, St
         names: names_in(&parsed)?,
         uid: uid_in(&parsed),
         from_our_authority: bundle_is_current && is_signed_by(leaf, not_before, role, authority),
+        key_algorithm: key_algorithm_in(&parsed),
         key_matches: key_matches(leaf.clone(), key),
     })
 }
@@ -73,6 +77,21 @@ fn uid_in(certificate: &x509_parser::certificate::X509Certificate<'_>) -> Option
     let mut found = certificate.subject().iter_by_oid(&OID_X509_SERIALNUMBER);
     let uid = found.next()?.as_str().ok()?.to_owned();
     found.next().is_none().then_some(uid)
+}
+
+fn key_algorithm_in(certificate: &x509_parser::certificate::X509Certificate<'_>) -> Option<KeyAlgorithm> {
+    let algorithm = &certificate.public_key().algorithm;
+    let curve = algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+    match (&algorithm.algorithm, curve) {
+        (key, Some(curve)) if *key == OID_KEY_TYPE_EC_PUBLIC_KEY && curve == OID_EC_P256 => {
+            Some(KeyAlgorithm::EcdsaP256)
+        }
+        (key, Some(curve)) if *key == OID_KEY_TYPE_EC_PUBLIC_KEY && curve == OID_NIST_EC_P384 => {
+            Some(KeyAlgorithm::EcdsaP384)
+        }
+        (key, None) if *key == OID_SIG_ED25519 => Some(KeyAlgorithm::Ed25519),
+        _ => None,
+    }
 }
 
 /// The validity is judged by `derive`, against its own clock: here only the signature and the usage.
@@ -116,6 +135,7 @@ mod tests {
     fn order() -> Order {
         Order {
             names: Names { uris: vec!["spiffe://cluster.local/ns/ci/agent/a".into()], dns: vec![] },
+            key_algorithm: KeyAlgorithm::EcdsaP256,
             not_before: at(1_800_000_000),
             not_after: at(1_800_003_600),
             because: "there was none",
@@ -144,6 +164,18 @@ mod tests {
             (order().names, order().not_before, order().not_after)
         );
         assert_eq!(facts.uid.as_deref(), SUBJECT.uid);
+    }
+
+    #[test]
+    fn each_key_algorithm_reads_back_and_goes_with_its_key() {
+        let authority = authority();
+        for key_algorithm in [KeyAlgorithm::EcdsaP256, KeyAlgorithm::EcdsaP384, KeyAlgorithm::Ed25519] {
+            let issued = authority.issue(&Order { key_algorithm, ..order() }, Role::Agent, SUBJECT).unwrap();
+            let secret = tls_secret(ours(), &issued, authority.bundle());
+            let Held::Certificate(facts) = inspect(Some(&secret), "u", Role::Agent, &authority) else { panic!() };
+            assert_eq!(facts.key_algorithm, Some(key_algorithm));
+            assert!(facts.key_matches && facts.from_our_authority);
+        }
     }
 
     #[test]

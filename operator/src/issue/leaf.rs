@@ -1,4 +1,4 @@
-//! Leaf certificates: ECDSA P-256, a new key each time.
+//! Leaf certificates, with a new key each time.
 //!
 //! Owns the key from its making until it is in the Secret. Touches randomness. Invariant: an agent's
 //! certificate names its SPIFFE ID and the object it was issued for, and nothing else; it can be a client and
@@ -6,12 +6,15 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
 use k8s_openapi::jiff::Timestamp;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SanType, SerialNumber,
 };
+use sallyport_crds::KeyAlgorithm;
 use secrecy::SecretString;
+use zeroize::Zeroizing;
 
 use super::Authority;
 use crate::derive::certificate::Order;
@@ -58,11 +61,34 @@ impl Authority {
     /// # Errors
     /// When a name cannot stand in a certificate, or the provider fails.
     pub fn issue(&self, order: &Order, role: Role, subject: Subject<'_>) -> Result<Issued, IssueError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let key = KeyPair::generate_for(match order.key_algorithm {
+            KeyAlgorithm::EcdsaP256 => &PKCS_ECDSA_P256_SHA256,
+            KeyAlgorithm::EcdsaP384 => &PKCS_ECDSA_P384_SHA384,
+            KeyAlgorithm::Ed25519 => &PKCS_ED25519,
+        })?;
         let params = profile(order, role, subject)?;
         let leaf = params.signed_by(&key, &self.issuer)?.pem();
-        Ok(Issued { chain: leaf + &self.intermediates, key: SecretString::from(key.serialize_pem()) })
+        Ok(Issued { chain: leaf + &self.intermediates, key: pkcs8(&key) })
     }
+}
+
+/// How an Ed25519 key begins in PKCS#8 of the first version, and of the second, which has the public key at its end.
+const ED25519: [[u8; 16]; 2] = [
+    [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20],
+    [0x30, 0x51, 2, 1, 1, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20],
+];
+
+/// The key as PKCS#8, PEM, of the first version: OpenSSL, and so psql and curl, reads no other.
+fn pkcs8(key: &KeyPair) -> SecretString {
+    let [first, second] = ED25519;
+    let der = Zeroizing::new(key.serialize_der());
+    let Some(seed) = der.strip_prefix(&second).and_then(|rest| rest.get(..32)) else {
+        return SecretString::from(key.serialize_pem());
+    };
+    let whole = Zeroizing::new([first.as_slice(), seed].concat());
+    // 48 bytes are one line.
+    let line = Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(whole.as_slice()));
+    SecretString::from(format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", line.as_str()))
 }
 
 impl Subject<'_> {

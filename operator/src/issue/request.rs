@@ -151,6 +151,7 @@ mod tests {
     fn the_certificate_is_for_the_requests_key_and_for_nobody_but_the_identity() {
         let authority = authority();
         let order = Order {
+            key_algorithm: sallyport_crds::KeyAlgorithm::default(),
             names: Names { uris: vec!["spiffe://cluster.local/ns/ci/agent/a".into()], dns: vec![] },
             not_before: at(1_800_000_000),
             not_after: at(1_800_003_600),

@@ -12,7 +12,8 @@ use k8s_openapi::api::rbac::v1::RoleBinding;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use sallyport_crds::{
-    AccessPolicy, AccessPolicyStatus, AgentIdentity, AgentIdentityStatus, BundleSourceKind, Delivery, ProtectedTarget,
+    AccessPolicy, AccessPolicyStatus, AgentIdentity, AgentIdentityStatus, BundleSourceKind, Delivery, KeyAlgorithm,
+    ProtectedTarget,
 };
 use sallyport_operator::derive::certificate::{Facts, Held, Names, Plan};
 use sallyport_operator::derive::pods::Pod;
@@ -71,6 +72,8 @@ pub struct HeldCertificate {
     pub uid: Option<String>,
     #[serde(default)]
     pub dns: Vec<String>,
+    #[serde(default)]
+    pub key: KeyAlgorithm,
     #[serde(default)]
     pub foreign_authority: bool,
     #[serde(default)]
@@ -211,6 +214,7 @@ impl World {
             names: Names { uris: held.uri.iter().cloned().collect(), dns },
             uid: held.uid.clone(),
             from_our_authority: !held.foreign_authority,
+            key_algorithm: Some(held.key),
             key_matches: true,
         })
     }
@@ -242,6 +246,7 @@ fn held_as(order: &sallyport_operator::derive::certificate::Order, uid: Option<S
         uri: order.names.uris.first().cloned(),
         uid,
         dns: order.names.dns.clone(),
+        key: order.key_algorithm,
         foreign_authority: false,
         somebody_elses: false,
     }

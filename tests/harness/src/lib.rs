@@ -23,7 +23,7 @@ mod toolchain;
 pub use cluster::{Cluster, Forward, Status, shared_cluster};
 pub use control_plane::{ControlPlane, shared};
 pub use namespace::{TempNamespace, temp_namespace};
-pub use pki::{Leaf, LeafFiles, LeafOptions, Pki};
+pub use pki::{Leaf, LeafFiles, LeafKey, LeafOptions, Pki};
 pub use ports::{Port, free_port};
 pub use postgres::{Place, Postgres, PostgresOptions};
 pub use run_dir::{run_root, sweep};

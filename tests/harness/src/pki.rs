@@ -69,6 +69,16 @@ pub struct LeafOptions {
     pub not_after: SystemTime,
     pub client_auth: bool,
     pub server_auth: bool,
+    pub key: LeafKey,
+}
+
+/// The kind of a leaf's key.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum LeafKey {
+    #[default]
+    EcdsaP256,
+    EcdsaP384,
+    Ed25519,
 }
 
 impl Default for LeafOptions {
@@ -85,6 +95,7 @@ impl Default for LeafOptions {
             not_after: now + DAY,
             client_auth: true,
             server_auth: false,
+            key: LeafKey::default(),
         }
     }
 }
@@ -175,7 +186,11 @@ impl Pki {
         }
         params.use_authority_key_identifier_extension = true;
         validity(&mut params, options.not_before, options.not_after)?;
-        let key = KeyPair::generate()?;
+        let key = KeyPair::generate_for(match options.key {
+            LeafKey::EcdsaP256 => &rcgen::PKCS_ECDSA_P256_SHA256,
+            LeafKey::EcdsaP384 => &rcgen::PKCS_ECDSA_P384_SHA384,
+            LeafKey::Ed25519 => &rcgen::PKCS_ED25519,
+        })?;
         let cert = params.signed_by(&key, &self.ca)?;
         Ok(Leaf { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
     }
