@@ -18,6 +18,9 @@ pub const ISSUED: &str = "Issued";
 /// Pods that the identity is bound to are there, and their addresses are told to the fleets.
 pub const BOUND: &str = "Bound";
 
+/// Certificates are replaced in time. There only while it is `False`: since then a renewal is due that does not come through.
+pub const ROTATING: &str = "Rotating";
+
 /// Reasons of conditions that are `True`.
 pub mod ok {
     /// `Accepted`: nothing is wrong with the spec.
@@ -64,6 +67,10 @@ pub mod reason {
     pub const POD_CERTIFICATES_NOT_SERVED: &str = "PodCertificatesNotServed";
     /// The compiled bundle is larger than a ConfigMap can hold.
     pub const BUNDLE_TOO_LARGE: &str = "BundleTooLarge";
+    /// The API server refuses the certificate's Secret: a quota, an admission policy or webhook, a missing right.
+    pub const WRITE_REFUSED: &str = "WriteRefused";
+    /// The certificate's Secret could not be written, again and again.
+    pub const WRITE_FAILED: &str = "WriteFailed";
     /// It is on its way.
     pub const PENDING: &str = "Pending";
     /// No pod that the identity is bound to has an address of its own.

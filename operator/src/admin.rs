@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::census;
 use crate::clock::Clock;
+use crate::controllers::Memory;
 use crate::issue::Trust;
 use crate::metrics::Metrics;
 use crate::stores::Stores;
@@ -30,6 +31,7 @@ pub(crate) struct Page {
     pub(crate) ready: AtomicBool,
     pub(crate) trust: Arc<Trust>,
     pub(crate) clock: Clock,
+    pub(crate) memory: Arc<Memory>,
 }
 
 /// Serves until `stop`.
@@ -58,7 +60,7 @@ async fn metrics(State(page): State<Arc<Page>>) -> impl IntoResponse {
     let now = page.clock.now();
     let left = |end: Timestamp| end.duration_since(now).as_secs_f64();
     page.metrics.authority_expiry.set(left(page.trust.current().not_after()));
-    census::take(&page.stores, &page.metrics, now);
+    census::take(&page.stores, &page.memory, &page.metrics, now);
     let mut text = String::new();
     let kind = [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
     match prometheus_client::encoding::text::encode(&mut text, &page.registry) {

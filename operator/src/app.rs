@@ -27,6 +27,7 @@ use crate::derive::names;
 use crate::issue::{Authority, Trust};
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
+use crate::seen::Seen;
 use crate::stores::Stores;
 
 /// How long running reconciles may take to end.
@@ -61,7 +62,7 @@ pub async fn run_by(
     bell.attach(stores.policies.clone());
 
     // The admin port.
-    let ready = AtomicBool::new(false);
+    let (ready, memory) = (AtomicBool::new(false), Arc::new(Memory::default()));
     let page = Arc::new(Page {
         registry,
         metrics: metrics.clone(),
@@ -69,6 +70,7 @@ pub async fn run_by(
         ready,
         trust: Arc::clone(&trust),
         clock: clock.clone(),
+        memory: Arc::clone(&memory),
     });
     let mut services = JoinSet::new();
     if let Some(address) = config.admin {
@@ -110,9 +112,14 @@ pub async fn run_by(
         metrics,
         clock,
         recorder: Reporter(recorder),
-        memory: Memory::default(),
+        memory,
+        seen: Seen::default(),
         requests: pod_certificate::Requests::default(),
     });
+    match context.seen.fill(&context.client, &context.authority()).await {
+        Ok(secrets) => tracing::info!(secrets, "certificates read"),
+        Err(fault) => tracing::warn!(%fault, "certificates not read at once: each is read in its turn"),
+    }
     let mut running = start_controllers(&context, &bell, &stop);
     bell.everything();
 
@@ -184,7 +191,9 @@ async fn forget(context: Arc<Context>, stop: CancellationToken) {
         let identities = stores.identities.state().into_iter().filter_map(|object| object.uid());
         let targets = stores.targets.state().into_iter().filter_map(|object| object.uid());
         let policies = stores.policies.state().into_iter().filter_map(|object| object.uid());
-        context.memory.keep(&identities.chain(targets).chain(policies).collect());
+        let live = identities.chain(targets).chain(policies).collect();
+        context.memory.keep(&live);
+        context.seen.keep(&live);
     }
 }
 

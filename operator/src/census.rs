@@ -9,14 +9,15 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use sallyport_crds::AgentIdentity;
-use sallyport_crds::conditions::{ACCEPTED, BOUND, ISSUED, PROGRAMMED, READY, RESOLVED_REFS};
+use sallyport_crds::conditions::{ACCEPTED, BOUND, ISSUED, PROGRAMMED, READY, RESOLVED_REFS, ROTATING};
 
-use crate::controllers::{identity, policy, target};
+use crate::controllers::{Memory, identity, policy, target};
+use crate::derive::certificate::minus;
 use crate::metrics::Metrics;
 use crate::stores::Stores;
 
 /// Condition types that are counted.
-const TYPES: [&str; 6] = [ACCEPTED, BOUND, ISSUED, PROGRAMMED, READY, RESOLVED_REFS];
+const TYPES: [&str; 7] = [ACCEPTED, BOUND, ISSUED, PROGRAMMED, READY, RESOLVED_REFS, ROTATING];
 /// Statuses, as they are spelled.
 const STATUSES: [&str; 3] = ["True", "False", "Unknown"];
 /// A renewal that is this late will not be explained by a busy moment.
@@ -26,7 +27,7 @@ const LATE: Duration = Duration::from_secs(120);
 type Standing = BTreeMap<(&'static str, &'static str, &'static str), i64>;
 
 /// Counts, and puts the numbers where they are read.
-pub(crate) fn take(stores: &Stores, metrics: &Metrics, now: Timestamp) {
+pub(crate) fn take(stores: &Stores, memory: &Memory, metrics: &Metrics, now: Timestamp) {
     let identities = stores.identities.state();
     let mut standing = Standing::new();
     for object in &identities {
@@ -43,7 +44,11 @@ pub(crate) fn take(stores: &Stores, metrics: &Metrics, now: Timestamp) {
         }
     }
     metrics.stand(&standing);
-    metrics.certificates_stand(identity::KIND, nearest(&identities, now), overdue(&identities, now));
+    // The leader knows of what never came to a status: a first certificate, and those of fleets.
+    let tried = |kind| i64::try_from(memory.overdue(kind, minus(now, LATE))).unwrap_or(i64::MAX);
+    let late = overdue(&identities, now).max(tried(identity::KIND));
+    metrics.certificates_stand(identity::KIND, nearest(&identities, now), late);
+    metrics.certificates_stand(target::KIND, None, tried(target::KIND));
 }
 
 fn count(standing: &mut Standing, kind: &'static str, conditions: &[Condition]) {

@@ -4,26 +4,29 @@
 //! since it was looked at is not overwritten.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::ResourceExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference};
+use kube::Resource;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 
+use kube::runtime::events::{Event, EventType};
+use sallyport_crds::conditions::ROTATING;
+
 use crate::controllers::Context;
-use crate::derive::certificate::Order;
+use crate::derive::certificate::{Held, Order, RENEWAL};
 use crate::derive::names::FIELD_MANAGER;
 use crate::fault::Fault;
+use crate::issue::inspect::inspect;
 use crate::issue::leaf::{Role, Subject};
 use crate::issue::{Authority, tls_secret};
+use crate::seen::{Known, Place};
 
 /// What is to be issued, and into which Secret.
 #[derive(Debug)]
 pub(crate) struct Issue<'a> {
-    /// Taken once: certificate and bundle are of one authority, also while another comes into force.
-    pub(crate) authority: &'a Authority,
     pub(crate) order: &'a Order,
-    pub(crate) role: Role,
     pub(crate) subject: Subject<'a>,
     pub(crate) metadata: ObjectMeta,
 }
@@ -44,30 +47,119 @@ pub(crate) fn metadata(
     }
 }
 
-/// Issues, and writes the Secret: made if there was none, replaced if it is still the one in `found`.
+/// Where a certificate is, and whose it is to be.
+#[derive(Debug)]
+pub(crate) struct Seat<'a> {
+    pub(crate) place: Place,
+    pub(crate) owner: &'a str,
+    pub(crate) role: Role,
+    /// Taken once: certificate and bundle are of one authority, also while another comes into force.
+    pub(crate) authority: &'a Arc<Authority>,
+}
+
+/// What is there, at which version.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) held: Held,
+    version: Option<String>,
+}
+
+impl Found {
+    /// In no Secret.
+    pub(crate) const fn elsewhere(held: Held) -> Self {
+        Self { held, version: None }
+    }
+}
+
+/// What came of a write.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// It was written, and holds this.
+    Written(Held),
+    /// Somebody had made one of that name; it holds this, and was left alone.
+    Taken(Held),
+}
+
+/// What is there, from memory where that is enough.
+pub(crate) async fn look(context: &Context, secrets: &Api<Secret>, seat: &Seat<'_>) -> Result<Found, Fault> {
+    match context.seen.known(&context.stores.secrets, &seat.place, seat.owner, seat.authority) {
+        Known::Held(held, version) => Ok(Found { held, version: Some(version) }),
+        Known::Absent => Ok(Found { held: Held::Missing, version: None }),
+        Known::Nothing => read(context, secrets, seat).await,
+    }
+}
+
+async fn read(context: &Context, secrets: &Api<Secret>, seat: &Seat<'_>) -> Result<Found, Fault> {
+    let secret = secrets.get_opt(&seat.place.1).await?;
+    let held = inspect(secret.as_ref(), seat.owner, seat.role, seat.authority);
+    match &secret {
+        Some(secret) => context.seen.saw(secret, seat.owner, seat.authority, held.clone()),
+        None => context.seen.forget(&seat.place),
+    }
+    Ok(Found { held, version: secret.and_then(|secret| secret.metadata.resource_version) })
+}
+
+/// Issues, and writes the Secret: made if there was none, replaced if it is still the one that was found.
 pub(crate) async fn write(
     context: &Context,
     secrets: &Api<Secret>,
-    found: Option<&Secret>,
+    seat: &Seat<'_>,
+    found: &Found,
     issue: Issue<'_>,
-) -> Result<Secret, Fault> {
-    let issued = issue.authority.issue(issue.order, issue.role, issue.subject)?;
-    let name = issue.metadata.name.clone().unwrap_or_default();
-    let mut secret = tls_secret(issue.metadata, &issued, issue.authority.bundle());
-    let written = match found {
+) -> Result<Outcome, Fault> {
+    let issued = seat.authority.issue(issue.order, seat.role, issue.subject)?;
+    let mut secret = tls_secret(issue.metadata, &issued, seat.authority.bundle());
+    let written = match &found.version {
         // Made, not applied: an apply would overwrite a Secret that somebody made in between.
         None => {
-            secrets
-                .create(&PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }, &secret)
-                .await?
+            let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+            secrets.create(&params, &secret).await
         }
-        Some(found) => {
+        Some(version) => {
             // With the version we looked at: a conflict if it changed or was made anew since.
-            secret.metadata.resource_version = found.resource_version();
-            let params = PatchParams::apply(FIELD_MANAGER).force();
-            secrets.patch(&name, &params, &Patch::Apply(&secret)).await?
+            secret.metadata.resource_version = Some(version.clone());
+            secrets.patch(&seat.place.1, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&secret)).await
         }
     };
-    context.metrics.wrote("Secret");
-    Ok(written)
+    match written {
+        Ok(written) => {
+            context.metrics.wrote("Secret");
+            let held = inspect(Some(&written), seat.owner, seat.role, seat.authority);
+            context.seen.saw(&written, seat.owner, seat.authority, held.clone());
+            Ok(Outcome::Written(held))
+        }
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {
+            Ok(Outcome::Taken(read(context, secrets, seat).await?.held))
+        }
+        Err(error) => {
+            context.seen.forget(&seat.place);
+            Err(error.into())
+        }
+    }
+}
+
+/// Tells of a certificate that was replaced for more than its age. What happens to every one in its time is counted:
+/// an event for each would be a third write beside Secret and status.
+pub(crate) async fn announce<K: Resource<DynamicType = ()>>(
+    context: &Context,
+    object: &K,
+    order: &Order,
+    held: &Held,
+    told: &[Condition],
+) {
+    let known = !told.is_empty();
+    let (type_, reason, why) = match held {
+        Held::Missing if !known => return,
+        Held::Missing => (EventType::Warning, "SecretDeleted", "its Secret was gone"),
+        Held::Unreadable(why) => (EventType::Warning, "SecretChanged", why.as_str()),
+        Held::Certificate(facts) if !facts.key_matches => (EventType::Warning, "SecretChanged", order.because),
+        _ if told.iter().any(|condition| condition.type_ == ROTATING) => {
+            (EventType::Normal, "Rotated", "it can be written again")
+        }
+        _ if order.because == RENEWAL => return,
+        _ => (EventType::Normal, "Issued", order.because),
+    };
+    let note = format!("a new certificate was issued, valid until {}: {why}", order.not_after);
+    let (note, reason) = (Some(note), reason.to_owned());
+    context.publish(object, &Event { type_, reason, note, action: "Issue".to_owned(), secondary: None }).await;
 }

@@ -30,6 +30,7 @@ mod fence;
 pub mod issue;
 mod lease;
 mod metrics;
+mod seen;
 mod stores;
 
 pub use app::{run, run_by};

@@ -74,11 +74,15 @@ async fn a_given_ca_signs_and_the_operator_says_what_it_does() {
     let metrics = get(port.number(), "/metrics").await;
     let issued = metrics.lines().any(|line| line.contains("issued") && !line.starts_with('#') && !line.ends_with(" 0"));
     assert!(issued, "no certificate is counted: {metrics}");
+    // What happens to every certificate in its time is no event; a Secret that somebody took away is.
+    stage.delete("v1", "Secret", "ci", "migration-bot-mtls").await;
     let api = stage.api("events.k8s.io/v1", "Event", "ci").await;
     let found = async {
         loop {
             let events = api.list(&kube::api::ListParams::default()).await.unwrap();
-            if events.items.iter().any(|event| event.data["regarding"]["name"] == "migration-bot") {
+            if events.items.iter().any(|event| {
+                event.data["regarding"]["name"] == "migration-bot" && event.data["reason"] == "SecretDeleted"
+            }) {
                 break;
             }
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;

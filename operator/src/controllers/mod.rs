@@ -24,7 +24,7 @@ use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::{Lookup, ObjectRef, Store};
 use kube::{Client, Resource};
-use sallyport_crds::conditions::ISSUED;
+use sallyport_crds::conditions::{ISSUED, ROTATING};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,7 @@ use crate::derive::Settings;
 use crate::fault::Fault;
 use crate::issue::{Authority, Trust};
 use crate::metrics::Metrics;
+use crate::seen::Seen;
 use crate::stores::Stores;
 
 /// How long one reconcile may take.
@@ -53,7 +54,8 @@ pub(crate) struct Context {
     pub(crate) metrics: Metrics,
     pub(crate) clock: Clock,
     pub(crate) recorder: Reporter,
-    pub(crate) memory: Memory,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) seen: Seen,
     pub(crate) requests: pod_certificate::Requests,
 }
 
@@ -66,6 +68,8 @@ pub(crate) struct Memory {
     failures: Mutex<HashMap<String, u32>>,
     /// Since when fleets that ran what they should do not any more, by UID.
     behind: Mutex<HashMap<String, Instant>>,
+    /// When certificates are to be replaced, by UID, with the kind.
+    due: Mutex<HashMap<String, (&'static str, Timestamp)>>,
 }
 
 impl Debug for Context {
@@ -107,6 +111,27 @@ impl Memory {
         *count - 1
     }
 
+    /// Failures in a row up to now.
+    pub(crate) fn failures(&self, uid: &str) -> u32 {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).get(uid).copied().unwrap_or_default()
+    }
+
+    /// The certificate of the object with that UID is to be replaced then. A time that has passed already stays,
+    /// until one to come takes its place.
+    pub(crate) fn due(&self, uid: &str, kind: &'static str, at: Timestamp, now: Timestamp) {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = due.entry(uid.to_owned()).or_insert((kind, at));
+        if at > now || at < entry.1 {
+            entry.1 = at;
+        }
+    }
+
+    /// How many certificates of a kind should have been there before `limit`, and were not.
+    pub(crate) fn overdue(&self, kind: &'static str, limit: Timestamp) -> usize {
+        let due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        due.values().filter(|(of, at)| *of == kind && *at < limit).count()
+    }
+
     fn succeeded(&self, uid: &str) {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
@@ -126,6 +151,7 @@ impl Memory {
         self.written.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| live.contains(uid));
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| live.contains(uid));
         self.behind.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| live.contains(uid));
+        self.due.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| live.contains(uid));
     }
 }
 
@@ -151,7 +177,7 @@ impl Context {
         K: Resource<DynamicType = ()>,
     {
         for event in worth_telling(before, after) {
-            if event.action == ISSUED && event.type_ == EventType::Warning {
+            if (event.action == ISSUED || event.action == ROTATING) && event.type_ == EventType::Warning {
                 self.metrics.refused(kind, &event.reason);
             }
             self.publish(object, &event).await;

@@ -12,21 +12,21 @@ use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
-use sallyport_crds::conditions::PROGRAMMED;
+use sallyport_crds::conditions::{PROGRAMMED, ROTATING};
 use sallyport_crds::{AccessPolicy, BundleSourceKind, ProtectedTarget, ProtectedTargetStatus};
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::{Context, again};
 use crate::apply::{self, Applied};
-use crate::certificates;
-use crate::derive::certificate::{Held, Plan};
+use crate::certificates::{self, Outcome, Seat};
+use crate::derive::certificate::{self, Held, Plan};
 use crate::derive::children::Child;
 use crate::derive::names::{self, FIELD_MANAGER};
 use crate::derive::refs::{self, Found, Reference, References};
+use crate::derive::rotation;
 use crate::derive::target::{self, Fleet, TargetPlan, TargetView};
 use crate::fault::Fault;
-use crate::issue::inspect::inspect;
 use crate::issue::leaf::{Role, Subject};
 
 pub(crate) const KIND: &str = "ProtectedTarget";
@@ -37,38 +37,67 @@ pub(crate) async fn reconcile(object: Arc<ProtectedTarget>, context: Arc<Context
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
     let uid = object.uid().unwrap_or_default();
     let authority = context.authority();
-    let look = |secret: Option<&Secret>| inspect(secret, &uid, Role::Fleet, &authority);
+    let place = (namespace.clone(), names::server_secret(&object.name_any()));
+    let seat = Seat { place, owner: &uid, role: Role::Fleet, authority: &authority };
 
     let policies = policies_of(&context, &namespace);
-    let secret = names::server_secret(&object.name_any());
     let (references, server) =
-        futures::future::try_join(references(&context, &object), async { Ok(secrets.get_opt(&secret).await?) }).await?;
+        futures::future::try_join(references(&context, &object), certificates::look(&context, &secrets, &seat)).await?;
     let mut view = TargetView {
         target: &object,
         policies: policies.iter().map(AsRef::as_ref).collect(),
         references,
-        server: look(server.as_ref()),
+        server: server.held.clone(),
         fleet: fleet_of(&context, &namespace, &object.name_any()),
         foreign: Vec::new(),
     };
     let mut plan = target::plan(&view, &context.settings(), context.now());
 
-    view.foreign = write_children(&context, &plan).await?;
+    // A child that cannot be written keeps no certificate from its renewal.
+    let foreign = write_children(&context, &plan).await;
+    let mut stuck = None;
     if let Some(Plan::Issue(order)) = &plan.server {
         let labels = names::labels(&object.name_any());
-        let metadata = certificates::metadata(&secret, &namespace, names::owner(object.as_ref()), labels);
+        let metadata = certificates::metadata(&seat.place.1, &namespace, names::owner(object.as_ref()), labels);
         let subject = Subject { common_name: &object.name_any(), uid: None };
-        let issue = certificates::Issue { authority: &authority, order, role: Role::Fleet, subject, metadata };
-        context.metrics.issued(KIND, view.server == Held::Missing);
-        view.server = look(Some(&certificates::write(&context, &secrets, server.as_ref(), issue).await?));
+        let issue = certificates::Issue { order, subject, metadata };
+        context.memory.due(&uid, KIND, context.now(), context.now());
+        match certificates::write(&context, &secrets, &seat, &server, issue).await {
+            Ok(Outcome::Written(held)) => {
+                context.metrics.issued(KIND, server.held == Held::Missing);
+                let told = object.status.as_ref().map_or(&[][..], |status| &status.conditions);
+                certificates::announce(&context, object.as_ref(), order, &server.held, told).await;
+                view.server = held;
+            }
+            Ok(Outcome::Taken(held)) => view.server = held,
+            Err(fault) => match fault.refusal(context.memory.failures(&uid)) {
+                Some(refusal) => stuck = Some((fault, refusal)),
+                None => return Err(fault),
+            },
+        }
     }
+    view.foreign = foreign?;
     // The same question again, with what is there now: the status is of what was written.
     plan = target::plan(&view, &context.settings(), context.now());
+    if let Some(Plan::Keep { renewal, .. }) = &plan.server {
+        context.memory.due(&uid, KIND, *renewal, context.now());
+    }
+    if let Some((_, refusal)) = &stuck {
+        let before = object.status.as_ref().map_or(&[][..], |status| &status.conditions);
+        let (others, generation) = (std::mem::take(&mut plan.status.conditions), object.metadata.generation);
+        plan.status.conditions = rotation::stuck(ROTATING, before, others, refusal, generation, context.now());
+    }
 
     tell(&context, &object, &plan).await?;
     time_convergence(&context, &object, &plan, began);
     prune(&context, &object, &plan.departed).await?;
-    Ok(again(plan.again))
+    match stuck {
+        Some((source, _)) => {
+            let longest = certificate::patience(&server.held, context.now());
+            Err(Fault::Stuck { source: Box::new(source), longest })
+        }
+        None => Ok(again(plan.again)),
+    }
 }
 
 pub(crate) fn policies_of(context: &Context, namespace: &str) -> Vec<Arc<AccessPolicy>> {

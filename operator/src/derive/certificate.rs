@@ -114,6 +114,9 @@ pub struct Order {
     pub because: &'static str,
 }
 
+/// The reason that comes to every certificate.
+pub const RENEWAL: &str = "its renewal is due";
+
 /// How far ahead of this clock a certificate may start: two operators' clocks are not the same.
 const SKEW: Duration = Duration::from_secs(10);
 
@@ -133,7 +136,7 @@ const CHECKS: &[Check] = &[
     ("it is valid only from a time to come: the clock was set back", |held, want, now| {
         held.not_before > plus(now.max(want.not_before), SKEW)
     }),
-    ("its renewal is due", |held, want, now| now >= renewal(held, want)),
+    (RENEWAL, |held, want, now| now >= renewal(held, want)),
 ];
 
 /// What to do about the certificate that is held.
@@ -151,7 +154,31 @@ pub fn plan(held: &Held, want: &Wanted, now: Timestamp) -> Plan {
     }
 }
 
-fn renewal(held: &Facts, want: &Wanted) -> Timestamp {
+/// Whether nothing but its age speaks against a certificate: it still serves while its successor cannot be written.
+#[must_use]
+pub fn is_usable(held: &Facts, want: &Wanted, now: Timestamp) -> bool {
+    held.key_matches
+        && held.from_our_authority
+        && held.names == want.names
+        && held.uid == want.uid
+        && held.not_before >= want.not_before
+        && held.not_before <= now
+        && now < held.not_after
+}
+
+/// The longest pause between two tries to replace a certificate: a quarter of what is left of it, so that several
+/// follow however late it is; and some minutes at the most.
+#[must_use]
+pub fn patience(held: &Held, now: Timestamp) -> Duration {
+    let left = match held {
+        Held::Certificate(facts) => until(facts.not_after, now),
+        _ => Duration::ZERO,
+    };
+    (left / 4).clamp(Duration::from_secs(30), Duration::from_secs(600))
+}
+
+/// When `held` is replaced.
+pub(super) fn renewal(held: &Facts, want: &Wanted) -> Timestamp {
     Window::new(want.lifetime, want.renew_before).renewal(&held.serial, held.not_after, want.since)
 }
 
@@ -180,7 +207,9 @@ pub fn plus(at: Timestamp, span: Duration) -> Timestamp {
     at.checked_add(signed(span)).unwrap_or(Timestamp::MAX)
 }
 
-pub(super) fn minus(at: Timestamp, span: Duration) -> Timestamp {
+/// `at` and `span` earlier; the beginning of time where there is no earlier.
+#[must_use]
+pub fn minus(at: Timestamp, span: Duration) -> Timestamp {
     at.checked_sub(signed(span)).unwrap_or(Timestamp::MIN)
 }
 

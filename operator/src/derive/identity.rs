@@ -10,13 +10,14 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use sallyport_crds::conditions::{self, ACCEPTED, Finding, ISSUED, READY, ok, reason};
+use sallyport_crds::conditions::{self, ACCEPTED, Finding, ISSUED, READY, ROTATING, ok, reason};
 use sallyport_crds::{AgentIdentity, AgentIdentityStatus};
 use sallyport_policy::IdentityName;
 
 use super::binding::{self, Binding};
-use super::certificate::{self, Held, Names, Plan, Wanted};
+use super::certificate::{self, Facts, Held, Names, Plan, Wanted};
 use super::pods::Pod;
+use super::rotation::{self, Refusal};
 use super::{Settings, names};
 
 /// What is to be done about one identity.
@@ -66,11 +67,7 @@ pub fn plan(
         ..Default::default()
     };
     if let Plan::Keep { facts, renewal } = &plan {
-        status.serial = Some(facts.serial.clone());
-        status.not_before = Some(Time(facts.not_before));
-        status.not_after = Some(Time(facts.not_after));
-        // Statuses know whole seconds.
-        status.renewal_time = Some(Time(certificate::whole_second(*renewal, false)));
+        show(&mut status, facts, *renewal);
     }
     let mut findings = findings(identity, &plan, &secret, now);
     let mut again = again(&plan, now);
@@ -83,6 +80,55 @@ pub fn plan(
     }
     status.conditions = told(findings);
     IdentityPlan { secret, again, certificate: Some(plan), status }
+}
+
+/// What to tell when the certificate that `plan` wants could not be written: the one that is held goes on while it can.
+pub fn stuck(
+    plan: &mut IdentityPlan,
+    identity: &AgentIdentity,
+    held: &Held,
+    settings: &Settings,
+    refusal: &Refusal,
+    now: Timestamp,
+) {
+    let before = identity.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let generation = identity.metadata.generation;
+    let usable = match (held, wanted(identity, settings)) {
+        (Held::Certificate(facts), Ok((_, wanted))) if certificate::is_usable(facts, &wanted, now) => {
+            Some((facts, certificate::renewal(facts, &wanted)))
+        }
+        _ => None,
+    };
+    let mut told = findings(identity, &plan.held(usable), &plan.secret, now);
+    match usable {
+        Some((facts, renewal)) => show(&mut plan.status, facts, renewal),
+        None => told.retain(|finding| finding.type_ != ISSUED),
+    }
+    let mut conditions = std::mem::take(&mut plan.status.conditions);
+    for told in conditions::settle(before, told, generation, &Time(now)) {
+        conditions.iter_mut().filter(|old| old.type_ == told.type_).for_each(|old| *old = told.clone());
+    }
+    let type_ = if usable.is_some() { ROTATING } else { ISSUED };
+    plan.status.conditions = rotation::stuck(type_, before, conditions, refusal, generation, now);
+}
+
+impl IdentityPlan {
+    /// The plan to show: to keep what is held while it can be used.
+    fn held(&self, usable: Option<(&Facts, Timestamp)>) -> Plan {
+        match (usable, &self.certificate) {
+            (Some((facts, renewal)), _) => Plan::Keep { facts: facts.clone(), renewal },
+            (None, Some(plan)) => plan.clone(),
+            (None, None) => Plan::Blocked,
+        }
+    }
+}
+
+fn show(status: &mut AgentIdentityStatus, facts: &Facts, renewal: Timestamp) {
+    status.serial = Some(facts.serial.clone());
+    status.not_before = Some(Time(facts.not_before));
+    status.not_after = Some(Time(facts.not_after));
+    // Statuses know whole seconds.
+    status.renewal_time = Some(Time(certificate::whole_second(renewal, false)));
 }
 
 pub(super) fn wanted(identity: &AgentIdentity, settings: &Settings) -> Result<(IdentityName, Wanted), String> {

@@ -16,6 +16,7 @@ pub mod pods;
 pub mod policy;
 pub mod refs;
 mod renewal;
+pub mod rotation;
 pub mod settings;
 pub mod shadow;
 pub mod target;

@@ -24,6 +24,11 @@ pub fn inspect(secret: Option<&Secret>, uid: &str, role: Role, authority: &Autho
     if !names::is_owned_by(&secret.metadata, uid) {
         return Held::Foreign;
     }
+    let label = secret.metadata.labels.as_ref().and_then(|labels| labels.get(names::MANAGED_BY));
+    if label.map(String::as_str) != Some(names::SALLYPORT) {
+        // The watch would never show it again.
+        return Held::Unreadable(format!("its label {} was taken off", names::MANAGED_BY));
+    }
     match facts(secret, role, authority) {
         Ok(facts) => Held::Certificate(facts),
         Err(fault) => Held::Unreadable(fault),
@@ -144,7 +149,7 @@ mod tests {
 
     fn ours() -> ObjectMeta {
         let owner = OwnerReference { uid: "u".into(), controller: Some(true), ..OwnerReference::default() };
-        ObjectMeta { owner_references: Some(vec![owner]), ..ObjectMeta::default() }
+        ObjectMeta { owner_references: Some(vec![owner]), labels: Some(names::managed()), ..ObjectMeta::default() }
     }
 
     fn secret(authority: &Authority) -> Secret {
@@ -203,6 +208,10 @@ mod tests {
         let authority = authority();
         assert_eq!(inspect(None, "u", Role::Agent, &authority), Held::Missing);
         assert_eq!(inspect(Some(&secret(&authority)), "other", Role::Agent, &authority), Held::Foreign);
+        let mut bare = secret(&authority);
+        bare.metadata.labels = None;
+        let held = inspect(Some(&bare), "u", Role::Agent, &authority);
+        assert!(matches!(held, Held::Unreadable(why) if why.contains("label")), "the watch would not show it");
         for key in [CERTIFICATE, KEY, CA] {
             let mut half = secret(&authority);
             half.data.as_mut().unwrap().remove(key);

@@ -129,6 +129,11 @@ impl Stage {
         self.kubectl(&["create", "--dry-run=server", "-f", "-"], yaml)
     }
 
+    /// Asks the API server whether it would take a change of an object.
+    pub fn kubectl_apply_would(&self, yaml: &str) -> Result<(), String> {
+        self.kubectl(&["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-"], yaml)
+    }
+
     fn kubectl(&self, arguments: &[&str], yaml: &str) -> Result<(), String> {
         use std::io::Write;
         let mut kubectl = self.plane.kubectl();
