@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 mod convergence;
 mod revocation;
+mod scale;
 mod scene;
 mod throughput;
 
@@ -15,6 +16,10 @@ async fn main() -> ExitCode {
     let only = arguments.next();
     let wanted = |table: &str| only.as_deref().is_none_or(|only| only == table);
     let tables = async {
+        if wanted("scale") {
+            let many = std::env::var("IDENTITIES").ok().and_then(|text| text.parse().ok()).unwrap_or(10_000);
+            scale::table(many).await?;
+        }
         if wanted("convergence") {
             convergence::table().await?;
         }

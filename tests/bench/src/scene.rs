@@ -141,8 +141,7 @@ impl Scene {
 
     /// The objects of one kind of ours.
     pub(crate) fn api(&self, kind: &str, plural: &str, namespace: &str) -> Api<DynamicObject> {
-        let gvk = GroupVersionKind::gvk("sallyport.dev", "v1alpha1", kind);
-        Api::namespaced_with(self.client.clone(), namespace, &ApiResource::from_gvk_with_plural(&gvk, plural))
+        api(&self.client, kind, plural, namespace)
     }
 
     /// Lets the agent read the table, or another only.
@@ -225,12 +224,18 @@ impl Scene {
     }
 }
 
+/// The objects of one kind of ours.
+pub(crate) fn api(client: &Client, kind: &str, plural: &str, namespace: &str) -> Api<DynamicObject> {
+    let gvk = GroupVersionKind::gvk("sallyport.dev", "v1alpha1", kind);
+    Api::namespaced_with(client.clone(), namespace, &ApiResource::from_gvk_with_plural(&gvk, plural))
+}
+
 /// The nearest rank: of 100 times the p99 is the 99th and the worst the last.
 pub(crate) fn rank(sorted: &[Duration], share: usize) -> Duration {
     sorted.get((sorted.len() * share).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default()
 }
 
-fn start(command: &mut Command, dir: &TempDir, name: &str) -> Result<Running> {
+pub(crate) fn start(command: &mut Command, dir: &TempDir, name: &str) -> Result<Running> {
     let log = std::fs::File::create(dir.path().join(format!("{name}.log")))?;
     let mut wrapped = Command::new("setpriv");
     wrapped.args(["--pdeathsig", "KILL"]).arg(command.get_program()).args(command.get_args());

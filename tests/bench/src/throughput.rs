@@ -120,7 +120,7 @@ fn servers() -> Result<u64> {
     Ok(sum)
 }
 
-fn ticks(pid: u32) -> Result<u64> {
+pub(crate) fn ticks(pid: u32) -> Result<u64> {
     stat(pid, &[13, 14])
 }
 
