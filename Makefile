@@ -43,6 +43,7 @@ lint: ## clippy, warnings denied
 
 .PHONY: deny
 deny: $(DENY) ## licences, banned crates, sources
+	@$(CARGO) fetch --locked --quiet
 	$(DENY) --offline check bans licenses sources
 	@test -z "$$($(CARGO) tree --workspace -i ring 2>/dev/null)" || { echo 'ring is in the dependency graph: see deny.toml'; exit 1; }
 
