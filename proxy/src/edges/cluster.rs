@@ -91,11 +91,13 @@ impl Cluster {
             keeper: Arc::clone(&self.keeper),
             pulse: Arc::clone(&pulse),
         };
+        let (keep, to_keep) = watch::channel(ToKeep::default());
         let follower = Follower {
+            keep,
             client: pulse.listening(self.client.clone(), &self.target.namespace),
             doorway,
             kept: self.keeper.roster().map(|kept| kept.content).unwrap_or_default(),
-            keeper: self.keeper,
+            keeper: Arc::clone(&self.keeper),
             namespaces: Namespaces::default(),
             watches: Watches::default(),
             running,
@@ -107,6 +109,7 @@ impl Cluster {
         tokio::select! {
             never = follower.follow(watched) => never,
             never = source.confirm() => never,
+            never = keep_newest(self.keeper, to_keep) => never,
             never = self.answer.follow(told) => never,
         }
     }
@@ -149,11 +152,41 @@ impl Source {
     }
 }
 
+/// What is to be kept for a restart: the newest only.
+#[derive(Debug, Clone, Default)]
+struct ToKeep {
+    bundle: Option<String>,
+    roster: Option<Roster>,
+}
+
+/// Keeps the newest, one after the other, where nobody's standing waits for the disk: sessions that a change concerns
+/// are woken on the thread that made it, and would not run while that one waits.
+async fn keep_newest(keeper: Arc<LastKnownGood>, mut newest: watch::Receiver<ToKeep>) -> Infallible {
+    while newest.changed().await.is_ok() {
+        let ToKeep { bundle, roster } = newest.borrow_and_update().clone();
+        let keeper = Arc::clone(&keeper);
+        let kept = tokio::task::spawn_blocking(move || {
+            if let Some(bundle) = bundle {
+                keeper.keep_bundle(&bundle);
+            }
+            if let Some(roster) = roster {
+                keeper.keep_roster(&roster);
+            }
+        });
+        if let Err(error) = kept.await {
+            tracing::error!(%error, "bundle and roster could not be kept for a restart");
+        }
+    }
+    // Whoever told of them is gone: the process ends.
+    std::future::pending().await
+}
+
 /// Takes what the watches tell into force.
 struct Follower {
     client: Client,
     doorway: Arc<Doorway>,
     keeper: Arc<LastKnownGood>,
+    keep: watch::Sender<ToKeep>,
     /// The roster from before the restart, until this process has one of its own.
     kept: Roster,
     namespaces: Namespaces,
@@ -210,12 +243,12 @@ impl Follower {
         self.last_json = Some(json.to_owned());
         let Ok(bundle) = self.doorway.put_bundle(json, Seen::AtSource(SystemTime::now())) else { return };
         self.doorway.metrics.in_force("bundle", received.elapsed());
-        self.keeper.keep_bundle(json);
+        self.keep.send_modify(|keep| keep.bundle = Some(json.to_owned()));
         // In force at once: whoever belongs to a namespace that is new in it is refused until that is listed,
         // as under the bundle before, which did not speak of it.
         self.speak_of(&bundle);
         if let Some(roster) = self.publish() {
-            self.keep(&roster);
+            self.keep(roster);
         }
     }
 
@@ -246,8 +279,7 @@ impl Follower {
                 // Clocks of two machines: what was written later than now took no time.
                 self.doorway.metrics.revoked(written.elapsed().unwrap_or_default());
             }
-            // Only then: nobody's standing waits for a disk.
-            self.keep(&roster);
+            self.keep(roster);
         }
     }
 
@@ -273,12 +305,12 @@ impl Follower {
     }
 
     /// Keeps a complete roster for a restart, and tells that this replica runs its bundle in full.
-    fn keep(&mut self, roster: &Roster) {
+    fn keep(&mut self, roster: Roster) {
         if !self.namespaces.complete() {
             return;
         }
         self.kept = Roster::default();
-        self.keeper.keep_roster(roster);
+        self.keep.send_modify(|keep| keep.roster = Some(roster));
         let revision = self.doorway.revision();
         self.running.send_if_modified(|told| {
             *told != revision && {
