@@ -77,6 +77,12 @@ pub mod reason {
     pub const NO_PODS: &str = "NoPods";
     /// More pods than there is room for addresses.
     pub const TOO_MANY_ADDRESSES: &str = "TooManyAddresses";
+    /// What the operator was started with says otherwise.
+    pub const DISAGREES: &str = "Disagrees";
+    /// A key is known to others and is still in use: somebody has to act.
+    pub const COMPROMISED: &str = "Compromised";
+    /// It ends soon, and only somebody else can replace it.
+    pub const NEAR_ITS_END: &str = "NearItsEnd";
     /// The replicas are not up.
     pub const NO_REPLICAS: &str = "NoReplicas";
 }

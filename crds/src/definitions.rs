@@ -8,10 +8,10 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
-/// The three kinds, in the order people meet them.
+/// The kinds, in the order people meet them.
 #[must_use]
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    [crate::AgentIdentity::crd(), crate::ProtectedTarget::crd(), crate::AccessPolicy::crd()]
+    [crate::AgentIdentity::crd(), crate::ProtectedTarget::crd(), crate::AccessPolicy::crd(), crate::TrustDomain::crd()]
         .into_iter()
         .map(finished)
         .collect()

@@ -1,4 +1,4 @@
-//! The API: `AgentIdentity`, `ProtectedTarget` and `AccessPolicy` as Rust types, the source of `config/crd/`.
+//! The API: `TrustDomain`, `AgentIdentity`, `ProtectedTarget` and `AccessPolicy` as Rust types, the source of `config/crd/`.
 //!
 //! Owns the schemas, their rules and the words of conditions. Touches nothing: no client, no async, no
 //! clock. Invariant: what one field can decide is refused by the API server, with the field and the reason.
@@ -24,6 +24,7 @@ mod definitions;
 mod protected_target;
 mod schema;
 mod statement;
+mod trust_domain;
 
 pub use access_policy::{
     AccessPolicy, AccessPolicySpec, AccessPolicyStatus, AccessRule, AgentRef, Ancestor, GroupRef, OnRevocation,
@@ -40,6 +41,10 @@ pub use protected_target::{
     Resources, SecretRef, ServiceType, TlsMode, TlsSpec, VolumeClaimStore,
 };
 pub use statement::Statement;
+pub use trust_domain::{
+    AuthorityRef, AuthoritySource, AuthoritySpec, AuthorityStatus, PreviousAuthority, RotationSpec, TrustDomain,
+    TrustDomainSpec, TrustDomainStatus,
+};
 
 /// The API group.
 pub const GROUP: &str = "sallyport.dev";

@@ -308,6 +308,10 @@ pub struct ReplicaStatus {
     /// The revision of the bundle that it decides with.
     #[schemars(length(max = 64))]
     pub revision: String,
+    /// Digest of the roots that it verifies agents with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub trust: Option<String>,
     /// When it began to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<Time>,

@@ -8,10 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, PostParams};
 use kube::runtime::events::{Recorder, Reporter as Identity};
 use kube::{Client, ResourceExt};
 use prometheus_client::registry::Registry;
@@ -22,9 +19,10 @@ use crate::admin::{self, Page};
 use crate::bell::Bell;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::controllers::{self, Context, Memory, Reporter, fleets, identity, pod_certificate, policy, target, trust};
-use crate::derive::names;
-use crate::issue::{Authority, Trust};
+use crate::controllers::{
+    self, Context, Memory, Reporter, fleets, identity, pod_certificate, policy, publish, target, trust,
+};
+use crate::issue::Trust;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::seen::Seen;
@@ -52,7 +50,9 @@ pub async fn run_by(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let clock = Clock::new(wall);
-    let trust = Arc::new(Trust::new(authority(&config, &client, clock.now()).await?));
+    let place = trust::Place { namespace: config.namespace.clone(), secret: config.ca_secret.clone() };
+    let ledger = trust::establish(&client, &place, &config.settings, clock.now()).await?;
+    let trust = Arc::new(Trust::new(ledger.authority()?));
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
 
@@ -108,7 +108,7 @@ pub async fn run_by(
         stores: stores.clone(),
         settings: config.settings,
         trust,
-        ca: trust::Place { namespace: config.namespace, secret: config.ca_secret },
+        ca: place,
         metrics,
         clock,
         recorder: Reporter(recorder),
@@ -116,11 +116,16 @@ pub async fn run_by(
         seen: Seen::default(),
         requests: pod_certificate::Requests::default(),
     });
+    let keeper = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        () = held(&mut leadership) => anyhow::bail!("the lease was lost: another operator may be leading"),
+        keeper = trust::catch_up(&context, ledger, &bell) => keeper,
+    };
     match context.seen.fill(&context.client, &context.authority()).await {
         Ok(secrets) => tracing::info!(secrets, "certificates read"),
         Err(fault) => tracing::warn!(%fault, "certificates not read at once: each is read in its turn"),
     }
-    let mut running = start_controllers(&context, &bell, &stop);
+    let mut running = start_controllers(&context, keeper, &bell, &stop);
     bell.everything();
 
     let lost = tokio::select! {
@@ -144,7 +149,12 @@ pub async fn run_by(
     Ok(())
 }
 
-fn start_controllers(context: &Arc<Context>, bell: &Bell, stop: &CancellationToken) -> JoinSet<()> {
+fn start_controllers(
+    context: &Arc<Context>,
+    keeper: trust::Keeper,
+    bell: &Bell,
+    stop: &CancellationToken,
+) -> JoinSet<()> {
     let mut running = JoinSet::new();
     let stores = &context.stores;
     let (one, two, three) = (Arc::clone(context), Arc::clone(context), Arc::clone(context));
@@ -173,8 +183,9 @@ fn start_controllers(context: &Arc<Context>, bell: &Bell, stop: &CancellationTok
         policy::reconcile,
     ));
     running.spawn(fleets::run(Arc::clone(context), bell.fleets_rung(), stop.clone()));
-    running.spawn(trust::run(Arc::clone(context), bell.clone(), bell.trust_rung(), stop.clone()));
+    running.spawn(keeper.run(Arc::clone(context), bell.clone(), bell.trust_rung(), stop.clone()));
     running.spawn(pod_certificate::run(Arc::clone(context), bell.clone(), stop.clone()));
+    running.spawn(publish::run(Arc::clone(context), bell.publish_rung(), stop.clone()));
     running.spawn(forget(Arc::clone(context), stop.clone()));
     running.spawn(context.clock.clone().watch(bell.clone(), stop.clone()));
     running
@@ -210,33 +221,4 @@ fn serving_failed(ended: Option<Result<std::io::Result<()>, tokio::task::JoinErr
         Some(Err(error)) => Err(error).context("the admin port's task ended"),
         None => Ok(()),
     }
-}
-
-/// The authority as given; made, if there is none. Of two operators that find none, one makes it and the other reads it.
-async fn authority(config: &Config, client: &Client, now: Timestamp) -> anyhow::Result<Authority> {
-    let api: Api<Secret> = Api::namespaced(client.clone(), &config.namespace);
-    let place = || format!("CA Secret {}/{}", config.namespace, config.ca_secret);
-    let secret = match api.get_opt(&config.ca_secret).await.with_context(place)? {
-        Some(secret) => secret,
-        None => {
-            let metadata = ObjectMeta {
-                name: Some(config.ca_secret.clone()),
-                namespace: Some(config.namespace.clone()),
-                labels: Some(names::managed()),
-                ..ObjectMeta::default()
-            };
-            let made = Authority::generate(metadata, &config.settings.trust_domain, now)?;
-            match api.create(&PostParams::default(), &made).await {
-                Ok(secret) => {
-                    tracing::info!(secret = config.ca_secret, "made the authority of the trust domain");
-                    secret
-                }
-                Err(kube::Error::Api(status)) if status.is_already_exists() => {
-                    api.get(&config.ca_secret).await.with_context(place)?
-                }
-                Err(error) => return Err(error).with_context(place),
-            }
-        }
-    };
-    Authority::read(&secret, now).with_context(place)
 }

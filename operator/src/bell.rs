@@ -27,6 +27,7 @@ pub(crate) struct Bell {
     requests: Arc<Queue<PodCertificateRequest>>,
     fleets: Arc<Notify>,
     trust: Arc<Notify>,
+    publish: Arc<Notify>,
     bindings: Arc<Notify>,
     request_store: Arc<std::sync::OnceLock<Store<PodCertificateRequest>>>,
     policy_store: Arc<std::sync::OnceLock<Store<AccessPolicy>>>,
@@ -88,6 +89,8 @@ impl Bell {
         self.bindings.notify_one();
         self.requests.ring_all();
         self.fleets();
+        self.trust();
+        self.publish();
     }
 
     /// What [`Self::identity`] wakes.
@@ -118,6 +121,17 @@ impl Bell {
     #[must_use]
     pub(crate) fn fleets_rung(&self) -> Arc<Notify> {
         Arc::clone(&self.fleets)
+    }
+
+    /// Where roots are asked for.
+    pub(crate) fn publish(&self) {
+        self.publish.notify_one();
+    }
+
+    /// What [`Self::publish`] wakes.
+    #[must_use]
+    pub(crate) fn publish_rung(&self) -> Arc<Notify> {
+        Arc::clone(&self.publish)
     }
 
     /// What [`Self::trust`] wakes.

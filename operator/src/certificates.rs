@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference};
 use kube::Resource;
@@ -13,14 +14,15 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 
 use kube::runtime::events::{Event, EventType};
 use sallyport_crds::conditions::ROTATING;
+use serde_json::json;
 
 use crate::controllers::Context;
-use crate::derive::certificate::{Held, Order, RENEWAL};
-use crate::derive::names::FIELD_MANAGER;
+use crate::derive::certificate::{Held, Order, Plan, RENEWAL};
+use crate::derive::names::{self, FIELD_MANAGER};
 use crate::fault::Fault;
 use crate::issue::inspect::inspect;
 use crate::issue::leaf::{Role, Subject};
-use crate::issue::{Authority, tls_secret};
+use crate::issue::{Authority, CA, tls_secret};
 use crate::seen::{Known, Place};
 
 /// What is to be issued, and into which Secret.
@@ -109,6 +111,8 @@ pub(crate) async fn write(
 ) -> Result<Outcome, Fault> {
     let issued = seat.authority.issue(issue.order, seat.role, issue.subject)?;
     let mut secret = tls_secret(issue.metadata, &issued, seat.authority.bundle());
+    let trust = names::trust_annotations(seat.authority.trust_digest(), seat.authority.facts().fingerprint.clone());
+    secret.metadata.annotations.get_or_insert_default().extend(trust);
     let written = match &found.version {
         // Made, not applied: an apply would overwrite a Secret that somebody made in between.
         None => {
@@ -136,6 +140,44 @@ pub(crate) async fn write(
             Err(error.into())
         }
     }
+}
+
+/// Writes the current roots beside a certificate that stays: nothing else of the Secret changes.
+pub(crate) async fn write_trust(
+    context: &Context,
+    secrets: &Api<Secret>,
+    seat: &Seat<'_>,
+    found: &Found,
+) -> Result<(), Fault> {
+    let mut annotations = json!({ names::TRUST: seat.authority.trust_digest() });
+    if let (Role::Fleet, Some(map)) = (seat.role, annotations.as_object_mut()) {
+        // Who signed an agent's is of no matter to a rotation: its end is known.
+        map.insert(names::ISSUER.to_owned(), json!(seat.authority.facts().fingerprint));
+    }
+    let patch = json!({
+        // With the version we looked at: a conflict if it changed since.
+        "metadata": {"resourceVersion": found.version, "annotations": annotations},
+        "data": {CA: ByteString(seat.authority.bundle().as_bytes().to_vec())},
+    });
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    match secrets.patch(&seat.place.1, &params, &Patch::Merge(&patch)).await {
+        Ok(written) => {
+            context.metrics.wrote("Secret");
+            let held = inspect(Some(&written), seat.owner, seat.role, seat.authority);
+            context.seen.saw(&written, seat.owner, seat.authority, held);
+            Ok(())
+        }
+        Err(error) => {
+            context.seen.forget(&seat.place);
+            Err(error.into())
+        }
+    }
+}
+
+/// Whether a certificate stays whose Secret has other roots than the current ones.
+pub(crate) fn lacks_trust(held: &Held, plan: Option<&Plan>) -> bool {
+    let stays = matches!(plan, Some(Plan::Keep { .. }));
+    stays && matches!(held, Held::Certificate(facts) if !facts.trust_is_current)
 }
 
 /// Tells of a certificate that was replaced for more than its age. What happens to every one in its time is counted:

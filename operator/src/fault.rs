@@ -32,6 +32,9 @@ pub(crate) enum Fault {
     /// No certificate could be made.
     #[error(transparent)]
     Issue(#[from] crate::issue::leaf::IssueError),
+    /// No authority could be made, or what is written down of it cannot be read.
+    #[error(transparent)]
+    Authority(#[from] crate::issue::AuthorityError),
     /// An object could not be written down: a defect.
     #[error("an object could not be serialised: {0}")]
     Form(#[from] serde_json::Error),
@@ -59,7 +62,7 @@ impl Fault {
             Self::Api(kube::Error::Api(status)) if status.is_conflict() => (50, 5_000),
             // Waits for an edit of the object, or of our rights; looked at again in case that was not seen.
             Self::Api(kube::Error::Api(status)) if status.is_forbidden() || status.is_invalid() => (10_000, 120_000),
-            Self::Api(_) | Self::Deadline(_) => (500, 30_000),
+            Self::Api(_) | Self::Deadline(_) | Self::Authority(_) => (500, 30_000),
             Self::Issue(_) | Self::Form(_) => (60_000, 300_000),
         }
     }
@@ -98,6 +101,7 @@ impl Fault {
             Self::Stuck { source, .. } => source.label(),
             Self::Deadline(_) => "deadline",
             Self::Issue(_) => "issue",
+            Self::Authority(_) => "authority",
             Self::Form(_) => "form",
         }
     }

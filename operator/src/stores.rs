@@ -8,7 +8,7 @@ use std::hash::Hash;
 
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
@@ -17,13 +17,13 @@ use kube::runtime::reflector::{self, Lookup, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
-use sallyport_crds::{AccessPolicy, AgentIdentity, ProtectedTarget};
+use sallyport_crds::{AccessPolicy, AgentIdentity, ProtectedTarget, TrustDomain};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
 use crate::agent_pods::AgentPods;
 use crate::bell::Bell;
-use crate::derive::names::{FLEETS, TARGET, managed_selector};
+use crate::derive::names::{FLEETS, TARGET, TRUST_BUNDLE, TRUST_WANTED, managed_selector};
 
 /// All stores.
 #[derive(Clone)]
@@ -32,6 +32,7 @@ pub(crate) struct Stores {
     pub(crate) identities: Store<AgentIdentity>,
     pub(crate) targets: Store<ProtectedTarget>,
     pub(crate) policies: Store<AccessPolicy>,
+    pub(crate) trust_domains: Store<TrustDomain>,
     pub(crate) service_accounts: Store<ServiceAccount>,
     pub(crate) roles: Store<Role>,
     pub(crate) role_bindings: Store<RoleBinding>,
@@ -40,6 +41,8 @@ pub(crate) struct Stores {
     pub(crate) services: Store<Service>,
     pub(crate) budgets: Store<PodDisruptionBudget>,
     pub(crate) network_policies: Store<NetworkPolicy>,
+    /// Those that ask for the roots.
+    pub(crate) namespaces: Store<PartialObjectMeta<Namespace>>,
     /// Names and owners; what is in them is not kept.
     pub(crate) secrets: Store<PartialObjectMeta<Secret>>,
     /// The same of all Secrets beside the operator: a CA that was given carries no label of ours.
@@ -71,12 +74,16 @@ impl Stores {
             agent_pods,
             targets: watches.follow(all(), Bell::target_changed),
             policies: watches.follow(all(), Bell::policy_changed),
+            trust_domains: watches.follow(all(), |bell, _: &TrustDomain, _| bell.trust()),
             service_accounts: watches.follow(ours(), wake_owner),
             roles: watches.follow(ours(), wake_owner),
             role_bindings: watches.follow(ours(), |bell, binding: &RoleBinding, others| {
                 if binding.name_any() == FLEETS { bell.fleets() } else { wake_owner(bell, binding, others) }
             }),
-            config_maps: watches.follow(ours(), wake_owner),
+            config_maps: watches.follow(ours(), |bell, map: &ConfigMap, others| {
+                if map.name_any() == TRUST_BUNDLE { bell.publish() } else { wake_owner(bell, map, others) }
+            }),
+            namespaces: watches.follow(watch::Config::default().labels(TRUST_WANTED), |bell, _, _| bell.publish()),
             deployments: watches.follow(ours(), wake_owner),
             services: watches.follow(ours(), wake_owner),
             budgets: watches.follow(ours(), wake_owner),
@@ -102,6 +109,7 @@ impl Stores {
         self.identities.wait_until_ready().await?;
         self.targets.wait_until_ready().await?;
         self.policies.wait_until_ready().await?;
+        self.trust_domains.wait_until_ready().await?;
         self.service_accounts.wait_until_ready().await?;
         self.roles.wait_until_ready().await?;
         self.role_bindings.wait_until_ready().await?;
@@ -110,6 +118,7 @@ impl Stores {
         self.services.wait_until_ready().await?;
         self.budgets.wait_until_ready().await?;
         self.network_policies.wait_until_ready().await?;
+        self.namespaces.wait_until_ready().await?;
         self.secrets.wait_until_ready().await?;
         self.beside.wait_until_ready().await?;
         self.pods.wait_until_ready().await

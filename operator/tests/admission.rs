@@ -1,4 +1,4 @@
-//! What the API server itself refuses: every rule of the three schemas, one object that passes and one that does not.
+//! What the API server itself refuses: every rule of the schemas, one object that passes and one that does not.
 //!
 //! Touches a real API server, with the definitions of `config/crd`. Invariant: a refusal says what and why.
 
@@ -330,4 +330,49 @@ async fn the_samples_are_accepted() {
     let files = std::fs::read_dir(samples).unwrap().map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
     let ours: usize = files.map(|text| text.matches("apiVersion: sallyport.dev/").count()).sum();
     assert_eq!(String::from_utf8(listed.stdout).unwrap().lines().count(), ours, "the category shows all of them");
+}
+
+const TRUST_DOMAIN: &str = "
+apiVersion: sallyport.dev/v1alpha1
+kind: TrustDomain
+metadata: {name: td}
+spec:
+  trustDomain: cluster.local
+  ca: {source: SecretRef, secretRef: {name: corporate}, keyAlgorithm: ECDSA-P384, duration: 8760h, renewBefore: 720h}
+  rotation: {requestedAt: 2026-11-23T16:00:00Z, compromisedBefore: 2026-11-23T16:00:00Z, propagationTime: 1m}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trust_domain_is_judged_by_its_schema() {
+    let stage = Stage::new().await;
+    let cases: &[Case] = &[
+        ("trustDomain: cluster.local", "trustDomain: Not A Domain", Some("spec.trustDomain")),
+        ("  trustDomain: cluster.local\n", "", Some("spec.trustDomain")),
+        ("source: SecretRef, secretRef: {name: corporate}", "source: Generate", None),
+        ("source: SecretRef", "source: Generate", Some("secretRef goes with source SecretRef")),
+        ("secretRef: {name: corporate}, ", "", Some("secretRef goes with source SecretRef")),
+        ("source: SecretRef", "source: Vault", Some("spec.ca.source")),
+        ("keyAlgorithm: ECDSA-P384", "keyAlgorithm: Ed25519", None),
+        ("keyAlgorithm: ECDSA-P384", "keyAlgorithm: RSA1024", Some("spec.ca.keyAlgorithm")),
+        ("duration: 8760h", "duration: 479h", Some("duration must be from 480h")),
+        ("duration: 8760h", "duration: 175201h", Some("duration must be from 480h to 175200h")),
+        ("renewBefore: 720h", "renewBefore: 239h", Some("renewBefore must be at least 240h")),
+        ("renewBefore: 720h", "renewBefore: 8737h", Some("must leave at least 24h")),
+        ("propagationTime: 1m", "propagationTime: 9s", Some("propagationTime must be from 10s to 24h")),
+        ("propagationTime: 1m", "propagationTime: 25h", Some("propagationTime must be from 10s to 24h")),
+        ("requestedAt: 2026-11-23T16:00:00Z", "requestedAt: now", Some("spec.rotation.requestedAt")),
+        ("compromisedBefore: 2026-11-23T16:00:00Z", "compromisedBefore: now", Some("spec.rotation.compromisedBefore")),
+    ];
+    judge(&stage, TRUST_DOMAIN, cases);
+    // The name of a trust domain is in every certificate: it cannot be changed.
+    stage.kubectl_create("{apiVersion: sallyport.dev/v1alpha1, kind: TrustDomain, metadata: {name: plain}, spec: {trustDomain: a.example}}").unwrap();
+    let plain = stage.get(OURS, "TrustDomain", "", "plain").await.unwrap();
+    let defaults = serde_json::json!({
+        "trustDomain": "a.example", "rotation": {"propagationTime": "5m"},
+        "ca": {"source": "Generate", "keyAlgorithm": "ECDSA-P256", "duration": "87600h"},
+    });
+    assert_eq!(plain["spec"], defaults, "defaults are what the code takes them to be");
+    let renamed = "{apiVersion: sallyport.dev/v1alpha1, kind: TrustDomain, metadata: {name: plain}, spec: {trustDomain: b.example}}";
+    let refused = stage.try_apply(renamed).await.unwrap_err().to_string();
+    assert!(refused.contains("trustDomain cannot be changed"), "{refused}");
 }

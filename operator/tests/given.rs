@@ -93,6 +93,16 @@ async fn a_given_ca_signs_and_the_operator_says_what_it_does() {
     operator.await.unwrap().unwrap();
 }
 
+const TRUST_DOMAIN: &str = "
+apiVersion: sallyport.dev/v1alpha1
+kind: TrustDomain
+metadata: {name: cluster.local}
+spec:
+  trustDomain: cluster.local
+  ca: {source: SecretRef, secretRef: {name: sallyport-ca}}
+  rotation: {propagationTime: 10s}
+";
+
 /// The Secret of a CA that openssl makes, with `change` done to its parts.
 fn ca_secret(name: &str, change: impl FnOnce(&mut Value)) -> String {
     let dir = tempfile::tempdir().unwrap();
@@ -161,7 +171,17 @@ async fn a_ca_secret_that_cannot_be_used_is_told_and_changes_nothing() {
     let second = stage.until(OURS, "AgentIdentity", "ci", "migration-bot", again).await;
     assert!(issuer(&stage).await.contains("first"));
 
+    // Another one signs once everybody has its root: here that is this one Secret, and ten seconds.
+    stage.apply(TRUST_DOMAIN).await;
     stage.apply(&ca_secret("second", |_| {})).await;
+    let phase = |phase: &'static str| move |o: &Value| o["status"]["phase"] == phase;
+    stage.until(OURS, "TrustDomain", "", "cluster.local", phase("Retiring")).await;
+    let after = stage.get(OURS, "AgentIdentity", "ci", "migration-bot").await.unwrap();
+    assert_eq!(
+        after["status"]["serial"], second["status"]["serial"],
+        "what the first signed goes on until its renewal"
+    );
+    stage.delete("v1", "Secret", "ci", "migration-bot-mtls").await;
     let again = |o: &Value| ready(o) && o["status"]["serial"] != second["status"]["serial"];
     stage.until(OURS, "AgentIdentity", "ci", "migration-bot", again).await;
     assert!(issuer(&stage).await.contains("second"), "a good one is taken without a restart");

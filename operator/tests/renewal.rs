@@ -74,6 +74,7 @@ impl Simulation {
             uid: None,
             from_our_authority: true,
             key_algorithm: Some(KeyAlgorithm::EcdsaP256),
+            trust_is_current: true,
             key_matches: true,
         }
     }

@@ -168,7 +168,8 @@ async fn follow_source(
         Source::Cluster { namespace, target, kubeconfig, state_dir } => {
             let keeper = LastKnownGood::new(&state_dir);
             let target = TargetRef { namespace, name: target };
-            let cluster = Cluster::new(kubeconfig, target, config.pod, keeper, Arc::clone(recordings)).await?;
+            let (recordings, tls) = (Arc::clone(recordings), Arc::clone(&doorway.tls));
+            let cluster = Cluster::new(kubeconfig, target, config.pod, keeper, recordings, tls).await?;
             let answer = cluster.answer();
             parts.spawn(named("the watch of the cluster", cluster.follow(Arc::clone(doorway))));
             Ok(Some(answer))

@@ -26,6 +26,7 @@ mod reading;
 mod registry;
 mod stored;
 mod tls;
+mod trust;
 mod upstream;
 mod verify;
 

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::doorway::Doorway;
+use crate::trust;
 use crate::upstream::tune;
 
 /// Connections at most, whatever their state.
@@ -22,6 +23,8 @@ const CONNECTIONS: usize = 2000;
 const HANDSHAKES: u32 = 500;
 /// When accepting itself fails (no file descriptor left).
 const PAUSE: Duration = Duration::from_millis(100);
+/// For the interruption of what a connection runs that is cut.
+const PARTING: Duration = Duration::from_millis(200);
 
 tokio::task_local! {
     /// The place that a connection takes among the handshakes of its address.
@@ -131,15 +134,25 @@ fn admit(doorway: &Arc<Doorway>, room: &Room, stream: TcpStream, peer: SocketAdd
     if tune(&stream).is_err() {
         return;
     }
-    let tls = doorway.tls.current();
+    let (renewals, tls) = (doorway.tls.renewals(), doorway.tls.current());
     let id = SessionId::from_random(rand::random());
-    tokio::spawn(HANDSHAKE.scope(RefCell::new(Some(handshake)), async move {
+    let untrusted = untrusted(Arc::clone(doorway), id, renewals);
+    tokio::spawn(trust::connection(HANDSHAKE.scope(RefCell::new(Some(handshake)), async move {
         tokio::select! {
             () = door.serve(id, stream, peer, tls) => {}
             () = stopped_in_handshake(stop) => {}
+            () = untrusted => {}
         }
         drop(place);
-    }));
+    })));
+}
+
+/// Completes when the root that let this connection in is out of trust, and what it runs was interrupted.
+async fn untrusted(doorway: Arc<Doorway>, id: SessionId, renewals: watch::Receiver<u64>) {
+    trust::lost(Arc::clone(&doorway.tls), renewals).await;
+    tracing::warn!(session = %id, "connection cut: the authority of its certificate is out of trust");
+    doorway.sessions.interrupt(id);
+    tokio::time::sleep(PARTING).await;
 }
 
 /// Completes at the end of the process if the current connection has no session by then: sessions are asked

@@ -10,19 +10,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sallyport_core::identify::end_of;
+use tokio::sync::watch;
 
 use crate::edges::changes::Changes;
 use crate::meter::Metrics;
+use crate::trust::Remembering;
 
 /// The server side of TLS, as it is now.
 pub(crate) struct ServerTls {
     directory: PathBuf,
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<Built>,
     state: Mutex<State>,
+    renewed: watch::Sender<u64>,
+}
+
+/// Settings, and what they verify clients with.
+struct Built {
+    config: Arc<ServerConfig>,
+    verifier: Arc<dyn ClientCertVerifier>,
 }
 
 struct State {
@@ -44,12 +54,32 @@ impl ServerTls {
         let read = Files::read(directory)?;
         let config = build(directory, &read, &[])?;
         let state = Mutex::new(State { alpn: &[], read, fault: None });
-        Ok(Self { directory: directory.to_owned(), current: ArcSwap::from_pointee(config), state })
+        Ok(Self {
+            directory: directory.to_owned(),
+            current: ArcSwap::from_pointee(config),
+            state,
+            renewed: watch::Sender::default(),
+        })
     }
 
     /// What a new connection is met with.
     pub(crate) fn current(&self) -> Arc<ServerConfig> {
-        self.current.load_full()
+        Arc::clone(&self.current.load().config)
+    }
+
+    /// Digest of the roots that agents are verified with: what the operator waits for when it changes them.
+    pub(crate) fn trust(&self) -> String {
+        sallyport_policy::digest(&self.lock().read.anchors)
+    }
+
+    /// What clients are verified with now.
+    pub(crate) fn verifier(&self) -> Arc<dyn ClientCertVerifier> {
+        Arc::clone(&self.current.load().verifier)
+    }
+
+    /// Tells when other files came into use.
+    pub(crate) fn renewals(&self) -> watch::Receiver<u64> {
+        self.renewed.subscribe()
     }
 
     /// Accepts this name of the protocol where a client offers names.
@@ -93,6 +123,7 @@ impl ServerTls {
                 if let Some(config) = config {
                     self.current.store(Arc::new(config));
                     state.read = read;
+                    self.renewed.send_modify(|count| *count += 1);
                     tracing::info!(directory = %self.directory.display(), "new TLS files are in use");
                 }
                 state.fault = None;
@@ -129,7 +160,7 @@ impl Files {
     }
 }
 
-fn build(directory: &Path, files: &Files, alpn: &[u8]) -> Result<ServerConfig, String> {
+fn build(directory: &Path, files: &Files, alpn: &[u8]) -> Result<Built, String> {
     let wrong = |name: &str, cause: &dyn std::fmt::Display| format!("{}: {cause}", directory.join(name).display());
     let chain = certificates(&files.certificate).map_err(|cause| wrong("tls.crt", &cause))?;
     let key = PrivateKeyDer::from_pem_slice(&files.key).map_err(|error| wrong("tls.key", &error))?;
@@ -141,7 +172,7 @@ fn build(directory: &Path, files: &Files, alpn: &[u8]) -> Result<ServerConfig, S
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| error.to_string())?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(Remembering(Arc::clone(&verifier))))
         .with_single_cert(chain, key)
         .map_err(|error| wrong("tls.crt", &format_args!("does not go with tls.key: {error}")))?;
     // No resumption and no early data: every session proves its identity anew, and nothing can be replayed.
@@ -151,7 +182,7 @@ fn build(directory: &Path, files: &Files, alpn: &[u8]) -> Result<ServerConfig, S
     if !alpn.is_empty() {
         config.alpn_protocols = vec![alpn.to_vec()];
     }
-    Ok(config)
+    Ok(Built { config: Arc::new(config), verifier })
 }
 
 /// Certificates of a PEM file: all of it or none.
@@ -213,6 +244,18 @@ mod tests {
         tls.refresh().unwrap();
         assert!(!Arc::ptr_eq(&first, &tls.current()), "the whole pair is in use");
         assert!(tls.ends() > Some(0), "its end is known");
+
+        // Roots that cannot be used are not told to be in use.
+        let (trust, roots) = (tls.trust(), pki.ca_pem());
+        std::fs::write(dir.path().join("ca.crt"), format!("{roots}-----BEGIN CERTIFICATE-----\nAA")).unwrap();
+        tls.refresh().unwrap_err();
+        assert_eq!(tls.trust(), trust);
+        let both = roots + &Pki::new("cluster.local").unwrap().ca_pem();
+        std::fs::write(dir.path().join("ca.crt"), &both).unwrap();
+        let renewals = tls.renewals();
+        tls.refresh().unwrap();
+        assert_eq!(tls.trust(), sallyport_policy::digest(both.as_bytes()));
+        assert!(renewals.has_changed().unwrap());
     }
 
     #[test]

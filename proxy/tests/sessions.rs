@@ -113,6 +113,28 @@ async fn the_name_of_the_target_counts_as_the_bundle_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_ends_with_the_root_that_let_it_in_and_not_before() {
+    let session = Session::start(TlsMode::VerifyFull, None).await;
+    let mut psql = session.psql("select pg_sleep(30)");
+    let begun = std::time::Instant::now();
+    let asked = tokio::task::spawn_blocking(move || psql.output());
+    metric_becomes(&session.running, "sallyport_proxy_commands_total{verdict=\"allow\"} 1").await;
+    // Another root beside it: nothing happens to it.
+    let (ours, other) = (session.stage.pki.ca_pem(), sallyport_harness::Pki::new("cluster.local").unwrap());
+    fs::write(session.stage.path("tls/ca.crt"), ours + &other.ca_pem()).unwrap();
+    other.agent("ci", "bot").unwrap().write(session.stage.dir.path(), "agent").unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !session.run("select 1").await.0 {
+        assert!(std::time::Instant::now() < deadline, "the root beside it is not trusted");
+    }
+    assert!(!asked.is_finished(), "a root more is no reason to end a session");
+    // Its own goes.
+    fs::write(session.stage.path("tls/ca.crt"), other.ca_pem()).unwrap();
+    let output = tokio::time::timeout(Duration::from_secs(20), asked).await.expect("it was not cut").unwrap().unwrap();
+    assert!(!output.status.success() && begun.elapsed() < Duration::from_secs(29), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_runs_at_the_end_may_finish() {
     let session = Session::start(TlsMode::VerifyFull, None).await;
     let mut psql = session.psql("select pg_sleep(1), 'finished'");

@@ -40,6 +40,10 @@ pub(crate) async fn reconcile(object: Arc<AgentIdentity>, context: Arc<Context>)
         },
     };
     let mut plan = derive(&found.held);
+    let in_a_secret = object.spec.certificate.delivery == Delivery::Secret;
+    if in_a_secret && certificates::lacks_trust(&found.held, plan.certificate.as_ref()) {
+        certificates::write_trust(&context, &secrets, &seat, &found).await?;
+    }
     let mut fault = None;
     if let Some(Plan::Issue(order)) = &plan.certificate {
         let metadata =

@@ -56,6 +56,9 @@ pub(crate) async fn reconcile(object: Arc<ProtectedTarget>, context: Arc<Context
     // A child that cannot be written keeps no certificate from its renewal.
     let foreign = write_children(&context, &plan).await;
     let mut stuck = None;
+    if certificates::lacks_trust(&server.held, plan.server.as_ref()) {
+        certificates::write_trust(&context, &secrets, &seat, &server).await?;
+    }
     if let Some(Plan::Issue(order)) = &plan.server {
         let labels = names::labels(&object.name_any());
         let metadata = certificates::metadata(&seat.place.1, &namespace, names::owner(object.as_ref()), labels);

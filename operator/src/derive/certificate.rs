@@ -42,10 +42,12 @@ pub struct Facts {
     pub names: Names,
     /// The UID of the object it was issued for, where it says.
     pub uid: Option<String>,
-    /// The trust domain's authority signed it, and the CA certificates beside it are the current ones.
+    /// An authority of the trust domain signed it, whose leaves are still accepted.
     pub from_our_authority: bool,
     /// The kind of its key; nothing for one that is not issued here.
     pub key_algorithm: Option<KeyAlgorithm>,
+    /// The CA certificates beside it are the current ones.
+    pub trust_is_current: bool,
     /// The private key beside it is the certificate's.
     pub key_matches: bool,
 }
@@ -252,6 +254,7 @@ mod tests {
             uid: want().uid,
             from_our_authority: true,
             key_algorithm: Some(KeyAlgorithm::EcdsaP256),
+            trust_is_current: true,
             key_matches: true,
         }
     }

@@ -210,7 +210,8 @@ fn again(plan: &Plan, now: Timestamp) -> Option<Duration> {
     }
 }
 
-pub(super) fn duration(field: &str, text: &str) -> Result<Duration, String> {
+/// A duration as people write it.
+pub(crate) fn duration(field: &str, text: &str) -> Result<Duration, String> {
     kube::core::Duration::from_str(text)
         .ok()
         .filter(|duration| !duration.is_negative())

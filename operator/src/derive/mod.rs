@@ -14,11 +14,14 @@ pub mod names;
 pub mod pod_certificate;
 pub mod pods;
 pub mod policy;
+pub mod publish;
 pub mod refs;
 mod renewal;
 pub mod rotation;
 pub mod settings;
 pub mod shadow;
 pub mod target;
+pub mod trust;
+pub mod trust_domain;
 
 pub use settings::Settings;

@@ -19,6 +19,14 @@ pub const SALLYPORT: &str = "sallyport";
 pub const TARGET: &str = "sallyport.dev/target";
 /// The annotation that holds the digest of an object as it was last applied.
 pub const APPLIED: &str = "sallyport.dev/applied";
+/// The annotation of a certificate's Secret that holds the digest of the roots in its ca.crt.
+pub const TRUST: &str = "sallyport.dev/trust";
+/// The annotation that holds the fingerprint of the authority that signed the certificate in it.
+pub const ISSUER: &str = "sallyport.dev/issuer";
+/// The label by which a namespace asks for the roots, as ConfigMap of that name; its value is `enabled`.
+pub const TRUST_WANTED: &str = "sallyport.dev/trust";
+/// The ConfigMap, and the ClusterTrustBundle, of the roots.
+pub const TRUST_BUNDLE: &str = "sallyport-trust";
 /// The RoleBinding of an agent namespace that lets fleets read its identities.
 pub const FLEETS: &str = "sallyport-fleets";
 /// The ClusterRole it refers to.
@@ -105,4 +113,10 @@ pub fn owner<K: Resource<DynamicType = ()>>(object: &K) -> OwnerReference {
 #[must_use]
 pub fn is_owned_by(meta: &ObjectMeta, uid: &str) -> bool {
     meta.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid)
+}
+
+/// The annotations of a certificate's Secret.
+#[must_use]
+pub fn trust_annotations(trust: String, issuer: String) -> BTreeMap<String, String> {
+    [(TRUST, trust), (ISSUER, issuer)].map(|(key, value)| (key.to_owned(), value)).into()
 }

@@ -5,26 +5,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256,
-};
+use rcgen::{Issuer, KeyPair};
 use rustls_pki_types::TrustAnchor;
-use secrecy::{ExposeSecret, SecretString};
+use sallyport_crds::KeyAlgorithm;
 
-use super::leaf::{serial, set_validity};
-use super::material::{AuthorityFacts, Certificate, Material};
-use super::{CA, CERTIFICATE, KEY};
-
-/// How long an authority made here is valid.
-const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+use super::ledger::Ledger;
+use super::material::{Certificate, Material};
+use crate::derive::trust::CaFacts;
+use crate::derive::trust_domain::LIFETIME;
 
 /// The authority that is in force, exchanged while the process runs. Who needs it takes it once and uses
 /// that one value to the end: certificate and bundle of one Secret are of one authority.
@@ -59,14 +52,14 @@ pub struct Authority {
     bundle: String,
     /// The certificates that sign or signed what is still trusted, the current one first.
     anchors: Vec<TrustAnchor<'static>>,
-    facts: AuthorityFacts,
+    facts: CaFacts,
 }
 
 /// An authority that signs no more, and whose leaves are still accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trusted {
     /// The certificate that signed.
-    pub signing: Option<Certificate>,
+    pub signing: Certificate,
     /// What relying parties trust it by.
     pub roots: Vec<Certificate>,
 }
@@ -103,6 +96,9 @@ pub enum AuthorityError {
     /// A relying party would refuse what it signs.
     #[error("what it signs would be refused: {0}")]
     Chain(String),
+    /// What was written down beside it cannot be read.
+    #[error("state.json: {0}")]
+    State(String),
     /// Making one failed.
     #[error("no authority could be made: {0}")]
     Generate(String),
@@ -122,6 +118,7 @@ impl AuthorityError {
             Self::Bundle(_) => "CARootMissing",
             Self::PathLength => "CAPathLengthExceeded",
             Self::Chain(_) => "CAChainInvalid",
+            Self::State(_) => "CAStateInvalid",
             Self::Generate(_) => "CANotMade",
         }
     }
@@ -142,7 +139,7 @@ impl Authority {
     /// When a certificate can be no trust anchor.
     pub fn new(signing: &Material, others: &[Trusted]) -> Result<Self, AuthorityError> {
         let bad = AuthorityError::Certificate;
-        let issuers = signing.signing().into_iter().chain(others.iter().filter_map(|other| other.signing.as_ref()));
+        let issuers = std::iter::once(signing.signing()).chain(others.iter().map(|other| &other.signing));
         let anchors = issuers.map(Certificate::anchor).collect::<Result<_, _>>().map_err(bad)?;
         // By fingerprint: a root keeps its place whether it is the next, the current or the last.
         let roots = signing.roots().iter().chain(others.iter().flat_map(|other| &other.roots));
@@ -161,37 +158,20 @@ impl Authority {
     /// # Errors
     /// When the provider fails to make a key.
     pub fn generate(metadata: ObjectMeta, trust_domain: &str, now: Timestamp) -> Result<Secret, AuthorityError> {
-        let failed = |error: rcgen::Error| AuthorityError::Generate(error.to_string());
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        // One of a kind: a verifier that looks issuers up by name finds one. X.520 bounds it at 64 characters.
-        let (number, domain) = (serial(), trust_domain.chars().take(40).collect::<String>());
-        let short: String = number.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        params.distinguished_name.push(DnType::CommonName, format!("Sallyport {domain} {short}"));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.serial_number = Some(number);
-        set_validity(&mut params, now, crate::derive::certificate::plus(now, LIFETIME));
-        let certificate = params.self_signed(&key).map_err(failed)?.pem();
-        let key = SecretString::from(key.serialize_pem());
-        let data = [
-            (CERTIFICATE, certificate.as_bytes()),
-            (KEY, key.expose_secret().as_bytes()),
-            (CA, certificate.as_bytes()),
-        ];
-        Ok(Secret {
-            metadata,
-            type_: Some("kubernetes.io/tls".to_owned()),
-            data: Some(data.map(|(name, bytes)| (name.to_owned(), ByteString(bytes.to_vec()))).into()),
-            ..Secret::default()
-        })
+        let made = Material::make(trust_domain, KeyAlgorithm::default(), LIFETIME, now)?;
+        Ok(Ledger::of(made).secret(metadata))
     }
 
     /// What relying parties trust, PEM.
     #[must_use]
     pub fn bundle(&self) -> &str {
         &self.bundle
+    }
+
+    /// Digest of the bundle: replicas answer with that of what they use.
+    #[must_use]
+    pub fn trust_digest(&self) -> String {
+        sallyport_policy::digest(self.bundle.as_bytes())
     }
 
     /// When it ends.
@@ -202,12 +182,19 @@ impl Authority {
 
     /// What can be told of it.
     #[must_use]
-    pub const fn facts(&self) -> &AuthorityFacts {
+    pub const fn facts(&self) -> &CaFacts {
         &self.facts
     }
 
     pub(super) fn anchors(&self) -> &[TrustAnchor<'static>] {
         &self.anchors
+    }
+}
+
+/// The same signs, and the same is trusted.
+impl PartialEq for Authority {
+    fn eq(&self, other: &Self) -> bool {
+        self.facts == other.facts && self.bundle == other.bundle && self.anchors == other.anchors
     }
 }
 
@@ -232,7 +219,7 @@ mod tests {
     }
 
     fn trusted(material: &Material) -> Trusted {
-        Trusted { signing: material.signing().cloned(), roots: material.roots().to_vec() }
+        Trusted { signing: material.signing().clone(), roots: material.roots().to_vec() }
     }
 
     #[test]

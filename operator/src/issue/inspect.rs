@@ -56,10 +56,18 @@ fn facts(secret: &Secret, role: Role, authority: &Authority) -> Result<Facts, St
         not_after,
         names: names_in(&parsed)?,
         uid: uid_in(&parsed),
-        from_our_authority: bundle_is_current && is_signed_by(leaf, not_before, role, authority),
         key_algorithm: key_algorithm_in(&parsed),
+        from_our_authority: is_signed_by(leaf, not_before, role, authority),
+        trust_is_current: is_told(secret, role, authority) && bundle_is_current,
         key_matches: key_matches(leaf.clone(), key),
     })
+}
+
+/// Whether the Secret's annotations say what is in it: rotation reads those, of thousands of Secrets.
+fn is_told(secret: &Secret, role: Role, authority: &Authority) -> bool {
+    let said = |key: &str| secret.metadata.annotations.as_ref().and_then(|all| all.get(key));
+    let signed_by = said(names::ISSUER).is_some_and(|issuer| *issuer == authority.facts().fingerprint);
+    said(names::TRUST).is_some_and(|trust| *trust == authority.trust_digest()) && (role == Role::Agent || signed_by)
 }
 
 fn names_in(certificate: &x509_parser::certificate::X509Certificate<'_>) -> Result<Names, String> {
@@ -101,15 +109,17 @@ fn key_algorithm_in(certificate: &x509_parser::certificate::X509Certificate<'_>)
 
 /// The validity is judged by `derive`, against its own clock: here only the signature and the usage.
 fn is_signed_by(leaf: &CertificateDer<'_>, at: Timestamp, role: Role, authority: &Authority) -> bool {
-    let usage = match role {
-        Role::Agent => webpki::KeyUsage::client_auth(),
-        Role::Fleet => webpki::KeyUsage::server_auth(),
+    // An agent keeps what a former authority signed until its renewal. A fleet does not: it is told nothing of the
+    // exchange but new files, and the old root can go when the last agent's certificate has ended.
+    let (usage, anchors) = match role {
+        Role::Agent => (webpki::KeyUsage::client_auth(), authority.anchors()),
+        Role::Fleet => (webpki::KeyUsage::server_auth(), authority.anchors().get(..1).unwrap_or_default()),
     };
     let seconds = u64::try_from(at.as_second()).unwrap_or(0);
     let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
     webpki::EndEntityCert::try_from(leaf).is_ok_and(|certificate| {
         let algorithms = webpki::ALL_VERIFICATION_ALGS;
-        certificate.verify_for_usage(algorithms, authority.anchors(), &[], time, usage, None, None).is_ok()
+        certificate.verify_for_usage(algorithms, anchors, &[], time, usage, None, None).is_ok()
     })
 }
 

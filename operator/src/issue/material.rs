@@ -8,9 +8,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
-use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData,
+};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use sallyport_crds::KeyAlgorithm;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use x509_parser::certificate::X509Certificate;
@@ -19,11 +23,14 @@ use super::authority::AuthorityError;
 use super::leaf::{serial, set_validity};
 use super::{CA, CERTIFICATE, KEY};
 use crate::derive::certificate::plus;
+use crate::derive::trust::CaFacts;
 
 /// A chain beyond this is nobody's: every step of it costs each handshake.
 const LONGEST_CHAIN: usize = 8;
 /// A PEM file beyond this holds more certificates than a trust domain has.
 const LARGEST: usize = 64 * 1024;
+/// Made by one whose clock is ahead.
+const SKEW: Duration = Duration::from_secs(600);
 const END: &str = "-----END CERTIFICATE-----";
 
 /// One certificate, as it was given.
@@ -75,24 +82,12 @@ impl Certificate {
 /// What an authority is made of.
 pub struct Material {
     pub(super) issuer: Arc<Issuer<'static, KeyPair>>,
+    signing: Certificate,
     /// The signing certificate first, then towards the root, which is left out unless it signs itself.
     chain: Vec<Certificate>,
     roots: Vec<Certificate>,
     key: SecretString,
-    facts: AuthorityFacts,
-}
-
-/// What can be told of an authority.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AuthorityFacts {
-    /// SHA-256 of the signing certificate, hexadecimal.
-    pub fingerprint: String,
-    /// Its serial number, hexadecimal.
-    pub serial: String,
-    /// Start of its validity.
-    pub not_before: Timestamp,
-    /// End of its validity, or of a certificate above it if that ends before.
-    pub not_after: Timestamp,
+    facts: CaFacts,
 }
 
 impl Material {
@@ -115,6 +110,37 @@ impl Material {
         Self::new(&chain, key, text(secret, roots)?.as_deref(), now)
     }
 
+    /// Makes a self-signed authority.
+    ///
+    /// # Errors
+    /// When the provider fails to make a key.
+    pub fn make(
+        trust_domain: &str,
+        algorithm: KeyAlgorithm,
+        lifetime: Duration,
+        now: Timestamp,
+    ) -> Result<Self, AuthorityError> {
+        let failed = |error: rcgen::Error| AuthorityError::Generate(error.to_string());
+        let key = KeyPair::generate_for(match algorithm {
+            KeyAlgorithm::EcdsaP256 => &PKCS_ECDSA_P256_SHA256,
+            KeyAlgorithm::EcdsaP384 => &PKCS_ECDSA_P384_SHA384,
+            KeyAlgorithm::Ed25519 => &PKCS_ED25519,
+        })
+        .map_err(failed)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        // One of a kind: a verifier that looks issuers up by name finds one. X.520 bounds it at 64 characters.
+        let (number, domain) = (serial(), trust_domain.chars().take(40).collect::<String>());
+        let short: String = number.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        params.distinguished_name.push(DnType::CommonName, format!("Sallyport {domain} {short}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.serial_number = Some(number);
+        set_validity(&mut params, now, plus(now, lifetime));
+        let certificate = params.self_signed(&key).map_err(failed)?.pem();
+        Self::new(&certificate, SecretString::from(key.serialize_pem()), None, now)
+    }
+
     /// Judges the parts of an authority. Without `roots` the chain must lead to a root of its own.
     ///
     /// # Errors
@@ -133,7 +159,7 @@ impl Material {
             ));
         }
         let pair = KeyPair::from_pem(key.expose_secret()).map_err(|_| AuthorityError::Key)?;
-        let not_before = signs(&signing, &pair, now)?;
+        signs(&signing, &pair, now)?;
         let not_after = path(&signing, &chain, &roots)?;
         if not_after <= now {
             return Err(AuthorityError::Expired(not_after));
@@ -141,23 +167,22 @@ impl Material {
         let issuer = Issuer::from_ca_cert_der(&signing.der, pair).map_err(|error| bad(error.to_string()))?;
         // A root is with the relying parties already.
         chain.retain(|certificate| *certificate == signing || !is_root(certificate));
-        let serial = with(&signing, |parsed| parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect())?;
-        let facts = AuthorityFacts { fingerprint: signing.fingerprint(), serial, not_before, not_after };
-        let material = Self { issuer: Arc::new(issuer), chain, roots, key, facts };
+        let facts = CaFacts { not_after, ..facts(&signing, &roots)? };
+        let material = Self { issuer: Arc::new(issuer), signing, chain, roots, key, facts };
         material.proves(now)?;
         Ok(material)
     }
 
     /// What can be told of it.
     #[must_use]
-    pub const fn facts(&self) -> &AuthorityFacts {
+    pub const fn facts(&self) -> &CaFacts {
         &self.facts
     }
 
     /// The certificate that signs.
     #[must_use]
-    pub fn signing(&self) -> Option<&Certificate> {
-        self.chain.first()
+    pub const fn signing(&self) -> &Certificate {
+        &self.signing
     }
 
     /// What relying parties trust it by.
@@ -168,7 +193,7 @@ impl Material {
 
     /// The signing certificate and what leads from it towards the root: PEM.
     #[must_use]
-    pub fn chain_pem(&self) -> String {
+    pub(super) fn chain_pem(&self) -> String {
         self.chain.iter().map(|certificate| certificate.pem.as_str()).collect()
     }
 
@@ -184,7 +209,7 @@ impl Material {
 
     /// Its key: PKCS#8, PEM.
     #[must_use]
-    pub const fn key(&self) -> &SecretString {
+    pub(super) const fn key(&self) -> &SecretString {
         &self.key
     }
 
@@ -201,13 +226,25 @@ impl Material {
         let leaf = made().map_err(|error| refused(error.to_string()))?;
         let anchors: Vec<_> = self.roots.iter().map(Certificate::anchor).collect::<Result<_, _>>().map_err(refused)?;
         let above: Vec<_> = self.chain.iter().map(|certificate| certificate.der.clone()).collect();
-        let seconds = u64::try_from(now.as_second()).unwrap_or(0);
+        let seconds = u64::try_from(now.max(self.facts.not_before).as_second()).unwrap_or(0);
         let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         let usage = webpki::KeyUsage::client_auth();
         let leaf = webpki::EndEntityCert::try_from(leaf.der()).map_err(|error| refused(error.to_string()))?;
         let verified = leaf.verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &anchors, &above, time, usage, None, None);
         verified.map(drop).map_err(|error| refused(error.to_string()))
     }
+}
+
+/// What can be told of one certificate that signed, with the roots it is trusted by.
+pub(super) fn facts(signing: &Certificate, roots: &[Certificate]) -> Result<CaFacts, AuthorityError> {
+    let time = |seconds: i64, or: Timestamp| Timestamp::from_second(seconds).unwrap_or(or);
+    with(signing, |parsed| CaFacts {
+        fingerprint: signing.fingerprint(),
+        serial: parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
+        not_before: time(parsed.validity().not_before.timestamp(), Timestamp::MAX),
+        not_after: time(parsed.validity().not_after.timestamp(), Timestamp::MIN),
+        roots: roots.iter().map(Certificate::fingerprint).collect(),
+    })
 }
 
 /// The key stays unseen.
@@ -217,8 +254,8 @@ impl std::fmt::Debug for Material {
     }
 }
 
-/// Whether this certificate may sign with this key at `now`; from when it is valid.
-fn signs(signing: &Certificate, key: &KeyPair, now: Timestamp) -> Result<Timestamp, AuthorityError> {
+/// Whether this certificate may sign with this key at `now`.
+fn signs(signing: &Certificate, key: &KeyPair, now: Timestamp) -> Result<(), AuthorityError> {
     let bad = |error: &str| AuthorityError::Certificate(error.to_owned());
     let (may, matches, from) = with(signing, |parsed| {
         let usage = parsed.key_usage().ok().flatten();
@@ -237,7 +274,7 @@ fn signs(signing: &Certificate, key: &KeyPair, now: Timestamp) -> Result<Timesta
         return Err(AuthorityError::Mismatch);
     }
     let from = Timestamp::from_second(from).unwrap_or(Timestamp::MAX);
-    if from > now { Err(AuthorityError::NotYet(from)) } else { Ok(from) }
+    if from > plus(now, SKEW) { Err(AuthorityError::NotYet(from)) } else { Ok(()) }
 }
 
 /// Goes from the signing certificate to a root: the first end of validity on the way. Path lengths are
@@ -288,7 +325,7 @@ mod tests {
     use crate::issue::Authority;
     use k8s_openapi::ByteString;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-    use rcgen::{BasicConstraints, CertifiedIssuer, DnType, IsCa, KeyUsagePurpose};
+    use rcgen::CertifiedIssuer;
 
     const NOW: i64 = 1_800_000_000;
 
@@ -362,7 +399,7 @@ mod tests {
         let half = [half.as_slice(), &half[..half.len() / 2]].concat();
         assert!(matches!(fault(&with_part(CERTIFICATE, &half)), AuthorityError::Certificate(_)));
         assert!(matches!(Material::read(&made(), at(4_000_000_000)), Err(AuthorityError::Expired(_))));
-        assert!(matches!(Material::read(&made(), at(NOW - 1)), Err(AuthorityError::NotYet(_))));
+        assert!(matches!(Material::read(&made(), at(NOW - 601)), Err(AuthorityError::NotYet(_))));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub mod authority;
 pub mod inspect;
 pub mod leaf;
+pub mod ledger;
 pub mod material;
 pub mod request;
 mod secret;

@@ -215,6 +215,7 @@ impl World {
             uid: held.uid.clone(),
             from_our_authority: !held.foreign_authority,
             key_algorithm: Some(held.key),
+            trust_is_current: true,
             key_matches: true,
         })
     }

@@ -22,6 +22,7 @@ mod pattern;
 mod roster;
 mod spiffe;
 mod terms;
+mod trust;
 mod world;
 
 pub use action::{Action, Attribute, Fact, Object, ObjectKind, Operation, QualifiedName, Usage};
@@ -34,4 +35,5 @@ pub use pattern::{NamePattern, PatternError};
 pub use roster::{Member, Roster};
 pub use spiffe::{IdentityName, SpiffeError};
 pub use terms::{FleetTerms, OnRevocation, SessionTerms, Terms, terms};
+pub use trust::digest;
 pub use world::World;

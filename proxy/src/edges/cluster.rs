@@ -29,6 +29,7 @@ use super::pulse::Pulse;
 use super::recordings::Recordings;
 use super::replica_status::Answer;
 use crate::doorway::{Doorway, Seen};
+use crate::tls::ServerTls;
 
 /// Key of the bundle in its ConfigMap.
 const KEY: &str = "bundle.json";
@@ -57,6 +58,7 @@ impl Cluster {
         pod: String,
         keeper: LastKnownGood,
         recordings: Arc<Recordings>,
+        tls: Arc<ServerTls>,
     ) -> anyhow::Result<Self> {
         let mut config = match kubeconfig {
             Some(path) => {
@@ -71,7 +73,7 @@ impl Cluster {
         // The watches have a back-off of their own; two would multiply.
         config.default_retry = false;
         let client = Client::try_from(config)?;
-        let answer = Answer::new(client.clone(), target.clone(), pod, recordings);
+        let answer = Answer::new(client.clone(), target.clone(), pod, recordings, tls);
         Ok(Self { client, target, keeper: Arc::new(keeper), answer })
     }
 

@@ -1,4 +1,5 @@
-//! This replica's entry in its target's status: which revision it runs, and where its recording stands.
+//! This replica's entry in its target's status: which revision it runs, which roots it trusts, and
+//! where its recording stands.
 //!
 //! Owns that one entry, under a field manager of its own. Touches the status of one `ProtectedTarget`.
 //! Invariant: serving never waits for it.
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::recordings::Recordings;
+use crate::tls::ServerTls;
 
 /// For one call.
 const CALL: Duration = Duration::from_secs(10);
@@ -35,18 +37,26 @@ pub(crate) struct Answer {
     target: String,
     pod: String,
     recordings: Arc<Recordings>,
+    tls: Arc<ServerTls>,
 }
 
 impl Answer {
-    pub(crate) fn new(client: Client, target: TargetRef, pod: String, recordings: Arc<Recordings>) -> Self {
-        Self { targets: Api::namespaced(client, &target.namespace), target: target.name, pod, recordings }
+    pub(crate) fn new(
+        client: Client,
+        target: TargetRef,
+        pod: String,
+        recordings: Arc<Recordings>,
+        tls: Arc<ServerTls>,
+    ) -> Self {
+        Self { targets: Api::namespaced(client, &target.namespace), target: target.name, pod, recordings, tls }
     }
 
     /// Tells every revision that comes, the newest only, until it is written; and the recording as it grows.
     pub(crate) async fn follow(self, mut running: watch::Receiver<Option<String>>) -> Infallible {
         let (mut pause, mut said) = (PAUSE.0, ReplicaStatus::default());
-        let mut silent_since = Instant::now();
+        let (mut silent_since, mut renewals) = (Instant::now(), self.tls.renewals());
         loop {
+            renewals.mark_unchanged();
             let revision = running.borrow_and_update().clone();
             let entry = revision.map(|revision| self.entry(revision, &said));
             let wait = match entry {
@@ -64,7 +74,14 @@ impl Answer {
                     }
                 },
             };
-            if let Ok(Err(_)) = timeout(wait, running.changed()).await {
+            let news = async {
+                tokio::select! {
+                    told = running.changed() => told,
+                    // The sender is in `self`.
+                    _ = renewals.changed() => Ok(()),
+                }
+            };
+            if let Ok(Err(_)) = timeout(wait, news).await {
                 // Whoever told of revisions is gone: the process ends.
                 std::future::pending::<()>().await;
             }
@@ -87,7 +104,7 @@ impl Answer {
             hash,
         });
         let observed_at = since.or_else(|| Some(Time(Timestamp::now())));
-        ReplicaStatus { pod: self.pod.clone(), revision, observed_at, recording }
+        ReplicaStatus { pod: self.pod.clone(), revision, trust: Some(self.tls.trust()), observed_at, recording }
     }
 
     async fn apply(&self, entry: &ReplicaStatus) -> Result<(), String> {
