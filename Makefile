@@ -26,7 +26,7 @@ demo-down: ## ends what `make demo` left running
 
 .PHONY: test
 test: setup fmt lint deny generated cluster-binaries images-dev ## everything CI checks
-	$(CARGO) test --workspace --no-fail-fast
+	@CARGO=$(CARGO) hack/test.sh
 	cd tests/cluster/kind && go vet ./... && go test ./...
 
 .PHONY: setup
