@@ -53,11 +53,13 @@ pub(crate) async fn table(many: usize) -> Result<()> {
     // The operator: started beside as many identities, until all are Ready.
     identities(&client, HERD, many).await?;
     let dir = TempDir::with_prefix("sallyport-bench-")?;
+    let asked = requests(&client).await?;
     let (began, before) = (Instant::now(), ticks(server)?);
     let operator = Operator::start(&plane, &dir)?;
     operator.until(|page| sum(page, "certificates_issued_total") >= many as f64).await?;
     operator.until(|page| sum(page, "writes_total{kind=\"AgentIdentity/status\"}") >= many as f64).await?;
     let (ready, ready_cpu) = (began.elapsed(), ticks(server)? - before);
+    let answered = requests(&client).await?;
     let list = api(&client, "AgentIdentity", "agentidentities", HERD).list(&ListParams::default()).await?;
     let all = list.items.iter().filter(|identity| is_ready(identity)).count();
     ensure!(all == many, "{all} of {many} are Ready");
@@ -81,6 +83,11 @@ pub(crate) async fn table(many: usize) -> Result<()> {
         ready_cpu as f64 / alone_cpu as f64
     );
     println!();
+    println!(
+        "the operator asked for {:.2} writes and {:.2} single reads of a Secret each",
+        (answered.writes - asked.writes) / many as f64,
+        (answered.gets - asked.gets) / many as f64
+    );
     println!("operator then: {} MiB resident, {:.1} s of processor time", rss_then / 1024, cpu as f64 / 100.0);
 
     // A restart beside all of them.
