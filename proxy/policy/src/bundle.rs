@@ -104,8 +104,8 @@ pub enum RecordingLevel {
     Commands,
 }
 
-/// One policy, compiled.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// One policy, compiled. By default it says nothing to nobody.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct PolicyEntry {
     /// Name of the `AccessPolicy`; its namespace is the target's.

@@ -42,8 +42,8 @@ fn bundle(rules: Vec<Rule>) -> Bundle {
             name: "p".into(),
             subjects: vec![Subject::Agent { namespace: "ci".into(), name: "bot".into() }],
             credentials: vec!["default".into()],
-            sessions: SessionTerms::default(),
             rules,
+            ..PolicyEntry::default()
         }],
     }
     .sealed()

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use sallyport_harness::Pki;
 use sallyport_policy::{
-    BUNDLE_VERSION, Bundle, Effect, FleetTerms, Matcher, PolicyEntry, Recording, RecordingLevel, Rule, SessionTerms,
-    Subject, TargetRef, TlsMode, Upstream, World,
+    BUNDLE_VERSION, Bundle, Effect, FleetTerms, Matcher, PolicyEntry, Recording, RecordingLevel, Rule, Subject,
+    TargetRef, TlsMode, Upstream, World,
 };
 use sallyport_proxy::{Arguments, Config, PolicyFeed, Running};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -106,8 +106,8 @@ pub(crate) fn bundle(namespace: &str, target: &str, agents: &[&str], policy: &st
             name: policy.to_owned(),
             subjects: agents.iter().map(group).collect(),
             credentials: vec!["default".to_owned()],
-            sessions: SessionTerms::default(),
             rules: vec![rule],
+            ..PolicyEntry::default()
         }],
     }
     .sealed()

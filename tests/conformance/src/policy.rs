@@ -3,7 +3,7 @@
 
 use sallyport_policy::{
     Attribute, BUNDLE_VERSION, Bundle, Effect, FleetTerms, Matcher, NamePattern, ObjectKind, ObjectMatcher,
-    PolicyEntry, Recording, RecordingLevel, Rule, SessionTerms, Subject, TargetRef, TlsMode, Upstream,
+    PolicyEntry, Recording, RecordingLevel, Rule, Subject, TargetRef, TlsMode, Upstream,
 };
 
 /// A bundle for the server at that address.
@@ -40,8 +40,8 @@ pub fn policy(name: &str, rules: Vec<Rule>) -> PolicyEntry {
         name: name.into(),
         subjects: vec![Subject::Agent { namespace: "ci".into(), name: "bot".into() }],
         credentials: vec!["default".into()],
-        sessions: SessionTerms::default(),
         rules: all,
+        ..PolicyEntry::default()
     }
 }
 

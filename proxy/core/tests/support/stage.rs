@@ -109,8 +109,8 @@ pub fn bundle() -> Bundle {
             name: "bots".into(),
             subjects: vec![Subject::Agent { namespace: "ci".into(), name: "bot".into() }],
             credentials: vec!["default".into()],
-            sessions: SessionTerms::default(),
             rules: vec![
+            ..PolicyEntry::default()
                 rule(
                     "work",
                     Effect::Allow,

@@ -240,8 +240,8 @@ impl Stage {
                 name: "bots".into(),
                 subjects: vec![Subject::Agent { namespace: "ci".into(), name: "bot".into() }],
                 credentials: vec!["default".into()],
-                sessions: SessionTerms::default(),
                 rules,
+                ..PolicyEntry::default()
             }],
         };
         self.service.feed.publish_bundle(bundle.sealed());
