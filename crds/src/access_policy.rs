@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Statement;
+use crate::access_request::NotBy;
 use crate::schema::{self, Conditions};
 
 /// Which identity may do what on which target of the same namespace.
@@ -23,7 +24,7 @@ use crate::schema::{self, Conditions};
     status = "AccessPolicyStatus",
     derive = "PartialEq",
     derive = "Default",
-    doc = "Which identity may do what on which target of the same namespace. All rules of all policies on a target apply: deny over allow; what nothing allows is denied.",
+    doc = "Which identity may do what on which target of the same namespace. All rules of all policies on a target apply: deny over ask, ask over allow; what nothing allows is denied.",
     printcolumn(
         name = "Accepted",
         type_ = "string",
@@ -149,14 +150,18 @@ pub enum OnRevocation {
 
 /// One rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("!has(self.ask) || self.action == 'Ask'").message("ask says on what terms action Ask asks: it goes with no other action"))]
 pub struct AccessRule {
     /// Unique in its policy; refusals and records name it.
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(validation = ("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')", "a rule's name is made of lower case letters, digits and dashes; names with a prefix such as builtin: are the operator's own"))]
     pub name: String,
-    /// Whether it lets through or refuses what it matches. Deny wins.
+    /// Whether it lets through, asks about or refuses what it matches. Deny wins over Ask, Ask over Allow.
     pub action: RuleAction,
-    /// Shown to the agent when this rule refuses.
+    /// On what terms it asks, with action Ask. Absent there: one approval, by a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ask: Option<AskSpec>,
+    /// Shown to the agent when this rule refuses, and to those who are asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(validation = ("!self.matches('[[:cntrl:]]')", "a message is one line without control characters"))]
@@ -168,10 +173,43 @@ pub struct AccessRule {
 /// What a rule does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RuleAction {
-    /// Lets matched statements through, unless another rule denies them.
+    /// Lets matched statements through, unless another rule denies or asks.
     Allow,
+    /// Lets them through once people have approved the very command (an AccessRequest), unless another rule denies it.
+    Ask,
     /// Refuses them, whatever else is said.
     Deny,
+}
+
+/// On what terms a rule asks. Where several rules ask about one command, one question is put, on the strictest of their terms.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.validity) >= duration(self.timeout)").message("validity must be at least timeout, or the command waits for an answer that no longer counts"))]
+pub struct AskSpec {
+    /// How many different people have to approve. One denial denies.
+    #[serde(default = "one_approval")]
+    #[schemars(range(min = 1, max = 8))]
+    pub approvals: u32,
+    /// How long the command waits in line for the answer, from 1s to 1h. After that it is refused, and passes when it is
+    /// sent again once it was approved.
+    #[serde(default = "ten_minutes")]
+    #[schemars(length(max = 16), regex(pattern = schema::DURATION))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('1h')").message("timeout must be from 1s to 1h"))]
+    pub timeout: String,
+    /// How long the question may be answered and its approval used, once, from when it was asked; from 1m to 24h.
+    #[serde(default = "one_hour")]
+    #[schemars(length(max = 16), regex(pattern = schema::DURATION))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('24h')").message("validity must be from 1m to 24h"))]
+    pub validity: String,
+    /// Whose answers do not count. The requester's own never does.
+    #[serde(default)]
+    pub not_by: NotBy,
+}
+
+impl Default for AskSpec {
+    fn default() -> Self {
+        Self { approvals: one_approval(), timeout: ten_minutes(), validity: one_hour(), not_by: NotBy::default() }
+    }
 }
 
 /// The SQL statements that a rule matches.
@@ -246,4 +284,16 @@ pub struct Ancestor {
 
 fn the_default_credential() -> Vec<String> {
     vec!["default".to_owned()]
+}
+
+const fn one_approval() -> u32 {
+    1
+}
+
+fn ten_minutes() -> String {
+    "10m".to_owned()
+}
+
+fn one_hour() -> String {
+    "1h".to_owned()
 }

@@ -4,17 +4,23 @@
 //! a null is never kept, so that a rule's `has(...)` and the code's `Option` mean the same.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 use kube::CustomResourceExt;
 
 /// The kinds, in the order people meet them.
 #[must_use]
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    [crate::AgentIdentity::crd(), crate::ProtectedTarget::crd(), crate::AccessPolicy::crd(), crate::TrustDomain::crd()]
-        .into_iter()
-        .map(finished)
-        .collect()
+    [
+        crate::AgentIdentity::crd(),
+        crate::ProtectedTarget::crd(),
+        crate::AccessPolicy::crd(),
+        crate::AccessRequest::crd(),
+        crate::TrustDomain::crd(),
+    ]
+    .into_iter()
+    .map(finished)
+    .collect()
 }
 
 fn finished(mut definition: CustomResourceDefinition) -> CustomResourceDefinition {
@@ -24,6 +30,7 @@ fn finished(mut definition: CustomResourceDefinition) -> CustomResourceDefinitio
     let schemas = definition.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut());
     for root in schemas.filter_map(|validation| validation.open_api_v3_schema.as_mut()) {
         finish(root);
+        always_has_a_status(root);
     }
     definition
 }
@@ -46,6 +53,20 @@ fn finish(schema: &mut JSONSchemaProps) {
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = schema.additional_properties.as_mut() {
         finish(values);
     }
+}
+
+/// A status whose rules speak of what was before must be there from the beginning, and cannot be taken away.
+fn always_has_a_status(root: &mut JSONSchemaProps) {
+    let status = root.properties.as_mut().and_then(|properties| properties.get_mut("status"));
+    if let Some(status) = status.filter(|status| speaks_of_before(status)) {
+        let defaults = status.properties.iter().flatten();
+        let defaults = defaults.filter_map(|(name, property)| Some((name.clone(), property.default.clone()?.0)));
+        status.default = Some(JSON(serde_json::Value::Object(defaults.collect())));
+    }
+}
+
+fn speaks_of_before(schema: &JSONSchemaProps) -> bool {
+    schema.x_kubernetes_validations.iter().flatten().any(|rule| rule.rule.contains("oldSelf"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The API: `TrustDomain`, `AgentIdentity`, `ProtectedTarget` and `AccessPolicy` as Rust types, the source of `config/crd/`.
+//! The API: `TrustDomain`, `AgentIdentity`, `ProtectedTarget`, `AccessPolicy` and `AccessRequest` as Rust types, the source of `config/crd/`.
 //!
 //! Owns the schemas, their rules and the words of conditions. Touches nothing: no client, no async, no
 //! clock. Invariant: what one field can decide is refused by the API server, with the field and the reason.
@@ -17,6 +17,7 @@
 #![allow(unreachable_pub, reason = "the schema derive writes a second, private struct for each public one")]
 
 mod access_policy;
+mod access_request;
 mod agent_identity;
 mod binding;
 pub mod conditions;
@@ -27,8 +28,12 @@ mod statement;
 mod trust_domain;
 
 pub use access_policy::{
-    AccessPolicy, AccessPolicySpec, AccessPolicyStatus, AccessRule, AgentRef, Ancestor, GroupRef, OnRevocation,
-    PostgresRule, RuleAction, SessionLimits, SubjectRef, TargetRef, WhereClause,
+    AccessPolicy, AccessPolicySpec, AccessPolicyStatus, AccessRule, AgentRef, Ancestor, AskSpec, GroupRef,
+    OnRevocation, PostgresRule, RuleAction, SessionLimits, SubjectRef, TargetRef, WhereClause,
+};
+pub use access_request::{
+    AccessRequest, AccessRequestSpec, AccessRequestStatus, Answer, AskingAgent, Command, Consumption, Decision,
+    MOST_DECISIONS, NotBy, Phase,
 };
 pub use agent_identity::{
     AgentIdentity, AgentIdentitySpec, AgentIdentityStatus, CertificateSpec, Delivery, KeyAlgorithm,

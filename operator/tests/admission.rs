@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "admission/asking.rs"]
+mod asking;
 mod support;
 
 use support::{OURS, Stage};
@@ -283,7 +285,20 @@ async fn an_access_policy_is_judged_by_its_schema() {
         ("as: [default]", "onRevocation: Kill", Some("Unsupported value")),
         ("name: one", "name: 'builtin:catalog'", Some("operator's own")),
         ("name: one", "name: One", Some("lower case letters")),
-        ("action: Allow", "action: Ask", Some("Unsupported value")),
+        ("action: Allow", "action: Maybe", Some("Unsupported value")),
+        ("action: Allow", "action: Ask", None),
+        ("action: Allow", "action: Ask, ask: {}", None),
+        ("action: Allow", "action: Ask, ask: {approvals: 2, timeout: 5m, validity: 24h, notBy: Requester}", None),
+        ("action: Allow", "action: Allow, ask: {approvals: 1}", Some("it goes with no other action")),
+        ("action: Allow", "action: Ask, ask: {approvals: 0}", Some("spec.rules[0].ask.approvals")),
+        ("action: Allow", "action: Ask, ask: {approvals: 9}", Some("spec.rules[0].ask.approvals")),
+        ("action: Allow", "action: Ask, ask: {timeout: 0s}", Some("timeout must be from 1s to 1h")),
+        ("action: Allow", "action: Ask, ask: {timeout: 61m}", Some("timeout must be from 1s to 1h")),
+        ("action: Allow", "action: Ask, ask: {timeout: soon}", Some("spec.rules[0].ask.timeout")),
+        ("action: Allow", "action: Ask, ask: {validity: 59s}", Some("validity must be from 1m to 24h")),
+        ("action: Allow", "action: Ask, ask: {validity: 25h}", Some("validity must be from 1m to 24h")),
+        ("action: Allow", "action: Ask, ask: {timeout: 10m, validity: 9m}", Some("validity must be at least timeout")),
+        ("action: Allow", "action: Ask, ask: {notBy: Nobody}", Some("Unsupported value")),
         ("message: hello", "message: \"two\\nlines\"", Some("one line without control characters")),
         ("statements: [Select], tables: [public.orders]", "functions: [public.refund]", None),
         ("postgres: {statements: [Select], tables: [public.orders]}", "postgres: {}", None),

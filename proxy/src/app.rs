@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, bail};
 use arc_swap::ArcSwapOption;
 use sallyport_core::PolicyFeed;
+use sallyport_core::asking::NobodyThere;
 use sallyport_core::ports::{Clock, Ports};
 use sallyport_core::sessions::Sessions;
 use sallyport_policy::TargetRef;
@@ -23,7 +24,8 @@ use tokio::time::timeout;
 use crate::admin::{self, Admin};
 use crate::config::{Config, Source};
 use crate::doorway::{Doorway, Freshness};
-use crate::edges::cluster::Cluster;
+use crate::edges::approvals::Desk;
+use crate::edges::cluster::{self, Cluster, Reach};
 use crate::edges::files::FileSource;
 use crate::edges::last_known_good::LastKnownGood;
 use crate::edges::recordings::Recordings;
@@ -81,6 +83,11 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let (tls, dialer, listener, admin) = all(tls, dialer, listener, admin)?;
     let (tls, dialer) = (Arc::new(tls), Arc::new(dialer));
 
+    let reach = match &config.source {
+        Source::Cluster { kubeconfig, .. } => Some(cluster::reach(kubeconfig.clone()).await?),
+        Source::Files { .. } => None,
+    };
+
     // What sessions need of the world outside.
     let metrics = Arc::new(Metrics::new());
     let recordings = Arc::new(Recordings::new(&config.records_dir, &config.pod, SystemTime::now()));
@@ -91,6 +98,10 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         dialer: Arc::clone(&dialer) as _,
         vault: Arc::new(DirectoryVault::new(&config.credentials_dir)),
         records: Arc::clone(&recordings) as _,
+        desk: match (&reach, config.source.target()) {
+            (Some(reach), Some(target)) => Arc::new(Desk::new(reach.clone(), &target, config.pod.clone())),
+            _ => Arc::new(NobodyThere),
+        },
         clock: Arc::new(WallClock),
         meter: Arc::clone(&metrics) as _,
     };
@@ -110,7 +121,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
 
     // What keeps it up to date.
     let mut parts = JoinSet::new();
-    let answer = follow_source(config, &doorway, &recordings, &mut parts).await?;
+    let answer = follow_source(config, reach, &doorway, &recordings, &mut parts).await?;
     parts.spawn(named("the TLS files", tls.follow(Arc::clone(&metrics))));
     parts.spawn(named("the target's trust anchors", dialer.follow(Arc::clone(&metrics))));
 
@@ -160,26 +171,28 @@ impl Running {
 
 async fn follow_source(
     config: Config,
+    reach: Option<Reach>,
     doorway: &Arc<Doorway>,
     recordings: &Arc<Recordings>,
     parts: &mut JoinSet<&'static str>,
 ) -> anyhow::Result<Option<Answer>> {
-    match config.source {
-        Source::Cluster { namespace, target, kubeconfig, state_dir } => {
+    match (config.source, reach) {
+        (Source::Cluster { namespace, target, state_dir, .. }, Some(reach)) => {
             let keeper = LastKnownGood::new(&state_dir);
             let target = TargetRef { namespace, name: target };
             let (recordings, tls) = (Arc::clone(recordings), Arc::clone(&doorway.tls));
-            let cluster = Cluster::new(kubeconfig, target, config.pod, keeper, recordings, tls).await?;
+            let cluster = Cluster::new(reach, target, config.pod, keeper, recordings, tls);
             let answer = cluster.answer();
             parts.spawn(named("the watch of the cluster", cluster.follow(Arc::clone(doorway))));
             Ok(Some(answer))
         }
-        Source::Files { bundle, roster } => {
+        (Source::Files { bundle, roster }, _) => {
             let mut source = FileSource::new(bundle, roster);
             source.refresh(doorway).map_err(anyhow::Error::msg)?;
             parts.spawn(named("the watch of the files", source.follow(Arc::clone(doorway))));
             Ok(None)
         }
+        (Source::Cluster { .. }, None) => bail!("no way to the cluster"),
     }
 }
 

@@ -164,6 +164,7 @@ impl Meter for Metrics {
             Event::Closed => drop(self.open.dec()),
             Event::Allowed => drop(self.commands.get_or_create(&[("verdict", "allow")]).inc()),
             Event::Denied => drop(self.commands.get_or_create(&[("verdict", "deny")]).inc()),
+            Event::Asked => drop(self.commands.get_or_create(&[("verdict", "ask")]).inc()),
             Event::OutsideBinding(at) => drop(self.binding.get_or_create(&[("at", at)]).inc()),
             Event::RecordLost => drop(self.records_lost.inc()),
         }

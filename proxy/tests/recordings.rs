@@ -15,8 +15,15 @@ use sallyport_core::record::{Decision, Event, Parameter, Record};
 use sallyport_proxy::Recordings;
 
 fn append(recordings: &Recordings, sequence: u64, text: &str) -> Result<(), RecordFault> {
-    let decision =
-        Decision { verdict: "allow", policy: Some("p"), rule: Some("r"), reason: None, revision: "0123456789abcdef" };
+    let decision = Decision {
+        verdict: "allow",
+        policy: Some("p"),
+        rule: Some("r"),
+        reason: None,
+        revision: "0123456789abcdef",
+        request: None,
+        answered_by: &[],
+    };
     let parameters = [Parameter::Text("a\"b".to_owned()), Parameter::Null];
     recordings.append(&Record {
         time: UNIX_EPOCH + Duration::from_micros(1_700_000_000_000_001),

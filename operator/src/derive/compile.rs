@@ -13,7 +13,7 @@ use sallyport_crds::{
 use sallyport_policy as policy;
 use sallyport_policy::{Attribute, Bundle, Effect, Matcher, NamePattern, ObjectKind, ObjectMatcher, PolicyEntry};
 
-use super::{Settings, builtin};
+use super::{Settings, asking, builtin};
 
 /// Bytes of JSON that a bundle may have: a ConfigMap holds 1 MiB, with its metadata.
 pub const LARGEST: usize = 1000 * 1024;
@@ -132,7 +132,7 @@ fn session_terms(spec: &AccessPolicySpec) -> Result<policy::SessionTerms, Reject
     })
 }
 
-fn seconds(field: &str, text: Option<&str>) -> Result<Option<u64>, String> {
+pub(super) fn seconds(field: &str, text: Option<&str>) -> Result<Option<u64>, String> {
     text.map(|text| super::identity::duration(field, text).map(|span| span.as_secs())).transpose()
 }
 
@@ -142,6 +142,7 @@ fn compiled(rule: &AccessRule) -> Result<policy::Rule, Rejected> {
     }
     let effect = match rule.action {
         RuleAction::Allow => Effect::Allow,
+        RuleAction::Ask => Effect::Ask(asking::terms(rule)?),
         RuleAction::Deny => Effect::Deny,
     };
     let matcher = matcher(&rule.postgres).map_err(|message| invalid(format!("rule {}: {message}", rule.name)))?;
@@ -198,6 +199,6 @@ const fn recording(level: RecordingLevel) -> policy::RecordingLevel {
     }
 }
 
-const fn invalid(message: String) -> Rejected {
+pub(super) const fn invalid(message: String) -> Rejected {
     Rejected { reason: sallyport_crds::conditions::reason::INVALID, message }
 }

@@ -3,6 +3,7 @@
 //! Owns every decision of the operator. Touches its arguments only: no network, clock, randomness or
 //! hash-map order. Invariant: nothing here fails; a bad object is a value that becomes a condition on it.
 
+mod asking;
 pub mod binding;
 pub mod builtin;
 pub mod certificate;

@@ -1,14 +1,14 @@
-//! Two policies in conflict: an allow that a deny takes back whole.
+//! Two policies in conflict: an allow or a question that a deny takes back whole.
 //!
 //! Owns the search for rules that can never do what they say. Touches nothing. Invariant: it only tells;
 //! what is enforced is the same with or without it, because deny wins anyway.
 
 use sallyport_policy::{Effect, Matcher, NamePattern, PolicyEntry, Rule};
 
-/// An allow rule without effect, and the deny that takes it back.
+/// A rule that allows or asks without effect, and the deny that takes it back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shadowed {
-    /// Name of the allow rule.
+    /// Name of that rule.
     pub allow: String,
     /// Name of the policy with the deny rule.
     pub policy: String,
@@ -16,10 +16,10 @@ pub struct Shadowed {
     pub deny: String,
 }
 
-/// The first allow rule of `entry` that a deny among `all` covers for the same subjects and credentials.
+/// The first rule of `entry` that allows or asks and that a deny among `all` covers for the same subjects and credentials.
 #[must_use]
 pub fn first(entry: &PolicyEntry, all: &[PolicyEntry]) -> Option<Shadowed> {
-    let allows = entry.rules.iter().filter(|rule| rule.effect == Effect::Allow && !rule.name.contains(':'));
+    let allows = entry.rules.iter().filter(|rule| rule.effect != Effect::Deny && !rule.name.contains(':'));
     allows.into_iter().find_map(|allow| {
         let others = all.iter().filter(|other| speaks_for(other, entry));
         let mut denials = others.flat_map(|other| denies(other).map(move |deny| (other, deny)));

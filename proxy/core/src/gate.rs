@@ -11,12 +11,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use sallyport_policy::{
-    Denial, DenyReason, RecordingLevel, RuleRef, Session, Terms, Upstream, Verdict, World, decide, is_outside_binding,
-    standing, terms,
+    Ask, Denial, DenyReason, RecordingLevel, RuleRef, Session, Terms, Upstream, Verdict, World, decide,
+    is_outside_binding, standing, terms,
 };
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
+use crate::asking::Question;
 use crate::fault::Fault;
 use crate::feed::PolicyFeed;
 use crate::hours::{Hours, Reading};
@@ -25,6 +26,10 @@ use crate::ports::{BoxedIo, Credential, Event as Count, Ports};
 use crate::protocol::{Conversation, Described, Opening, Outcome, Transaction};
 use crate::record::{Decision, Event, Record};
 use crate::sessions::SessionId;
+
+mod asking;
+
+pub(crate) use self::asking::{Asked, Before, refusal as not_approved};
 
 /// A command that may go upstream, with the way there.
 ///
@@ -146,6 +151,15 @@ impl<P> GrantedOpening<P> {
 enum Ruling {
     Granted(Option<u64>),
     Refused(Denial),
+    Asked(Arc<Question>, Ask),
+}
+
+/// A command with what was decided about it.
+pub(crate) enum Judged<'u, C> {
+    Granted(Granted<'u, C>),
+    Refused(Refused<'u, C>),
+    /// People are to be asked.
+    Asked(Asked<C>),
 }
 
 /// One session's gate.
@@ -259,6 +273,8 @@ impl Gate {
             rule: None,
             reason: reason.as_deref(),
             revision: &world.bundle.revision,
+            request: None,
+            answered_by: &[],
         };
         let event = Event::Open { client, credential: &credential, facts: &opening.facts, decision };
         let recorded = gate.record(event);
@@ -353,7 +369,7 @@ impl Gate {
 
     /// Decides on one command and records it. A permission is made only by [`Gate::grant`] below, from
     /// the ruling of this call.
-    fn rule(&mut self, described: &Described<'_>, transaction: Transaction) -> Ruling {
+    fn rule(&mut self, described: &Described<'_>, transaction: Transaction, before: &Before) -> Ruling {
         let guard = self.feed.load();
         let Some(world) = guard.as_ref() else {
             return Ruling::Refused(Denial::not_understood("this proxy has no policy"));
@@ -368,34 +384,52 @@ impl Gate {
             (Ok(()), Err(denial)) => Verdict::Deny(denial.clone()),
             (Err(denial), _) => Verdict::Deny(denial),
         };
-        match verdict {
-            Verdict::Deny(denial) => {
-                self.ports.meter.count(Count::Denied);
-                self.mark_outside(&denial, "session");
-                let reason = denial.to_string();
-                let (policy, rule) = denial.rule().unzip();
-                let decision =
-                    Decision { verdict: "deny", policy, rule, reason: Some(&reason), revision: &world.bundle.revision };
-                if let Some(entry) = &described.entry {
-                    let command = self.number();
-                    // Refused either way: a refusal that cannot be recorded is counted, not forgiven.
-                    let event = Event::Command { command, text: &entry.text, parameters: &entry.parameters, decision };
-                    let _counted = self.record(event);
-                }
-                Ruling::Refused(denial)
-            }
-            Verdict::Allow { rule } => self.allowed(&world, described, rule),
+        match verdict.answered(&world.bundle.revision, before.approval.as_ref()) {
+            Verdict::Deny(denial) => self.denied(&world, described, denial, before),
+            Verdict::Ask(ask) => self.ask(&world, described, ask, before),
+            Verdict::Allow { rule } => self.allowed(&world, described, rule, before),
         }
     }
 
-    fn allowed(&mut self, world: &World, described: &Described<'_>, rule: Option<RuleRef>) -> Ruling {
+    fn denied(&mut self, world: &World, described: &Described<'_>, denial: Denial, before: &Before) -> Ruling {
+        self.ports.meter.count(Count::Denied);
+        self.mark_outside(&denial, "session");
+        let reason = denial.to_string();
+        let (policy, rule) = denial.rule().unzip();
+        let decision = Decision {
+            verdict: "deny",
+            policy,
+            rule,
+            reason: Some(&reason),
+            revision: &world.bundle.revision,
+            request: before.request.as_deref(),
+            answered_by: &before.answered_by,
+        };
+        if let Some(entry) = &described.entry {
+            let command = before.number.unwrap_or_else(|| self.number());
+            // Refused either way: a refusal that cannot be recorded is counted, not forgiven.
+            let event = Event::Command { command, text: &entry.text, parameters: &entry.parameters, decision };
+            let _counted = self.record(event);
+        }
+        Ruling::Refused(denial)
+    }
+
+    fn allowed(&mut self, world: &World, described: &Described<'_>, rule: Option<RuleRef>, before: &Before) -> Ruling {
         let Some(entry) = described.entry.as_ref().filter(|entry| entry.runs) else {
             return Ruling::Granted(None);
         };
-        let command = self.number();
+        let command = before.number.unwrap_or_else(|| self.number());
         if world.bundle.recording.level != RecordingLevel::None {
             let (policy, rule) = rule.and_then(|rule| world.bundle.rule_names(rule)).unzip();
-            let decision = Decision { verdict: "allow", policy, rule, reason: None, revision: &world.bundle.revision };
+            let decision = Decision {
+                verdict: "allow",
+                policy,
+                rule,
+                reason: None,
+                revision: &world.bundle.revision,
+                request: before.request.as_deref(),
+                answered_by: &before.answered_by,
+            };
             let event = Event::Command { command, text: &entry.text, parameters: &entry.parameters, decision };
             if self.record(event).is_err() {
                 self.ports.meter.count(Count::Denied);
@@ -408,17 +442,19 @@ impl Gate {
         Ruling::Granted(Some(command))
     }
 
-    /// Judges a command and hands out the permission or the refusal.
+    /// Judges a command, against the world in force now and with what has become of it before, and hands out the
+    /// permission or the refusal, or what people are to be asked.
     pub(crate) fn judge<'u, C: Conversation>(
         &mut self,
         conversation: &C,
         command: C::Command,
+        before: Before,
         upstream: &'u mut BytesMut,
-    ) -> Result<Granted<'u, C::Command>, Refused<'u, C::Command>> {
-        let ruling = self.rule(&conversation.describe(&command), conversation.transaction());
-        match ruling {
-            Ruling::Granted(number) => Ok(Granted { command, number, upstream }),
-            Ruling::Refused(denial) => Err(Refused { command, denial, upstream }),
+    ) -> Judged<'u, C::Command> {
+        match self.rule(&conversation.describe(&command), conversation.transaction(), &before) {
+            Ruling::Granted(number) => Judged::Granted(Granted { command, number, upstream }),
+            Ruling::Refused(denial) => Judged::Refused(Refused { command, denial, upstream }),
+            Ruling::Asked(question, ask) => Judged::Asked(self.waiting(command, question, ask, before)),
         }
     }
 

@@ -15,6 +15,7 @@
     )
 )]
 
+pub mod asking;
 pub mod fault;
 pub mod feed;
 pub mod gate;

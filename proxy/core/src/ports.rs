@@ -13,7 +13,9 @@ use std::time::SystemTime;
 use sallyport_policy::Upstream;
 use secrecy::SecretString;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 
+use crate::asking::{DeskFault, Question, Sheet};
 use crate::record::Record;
 
 /// A connection, whatever carries it.
@@ -85,6 +87,17 @@ pub trait RecordSink: Send + Sync {
 #[error("the record could not be written: {0}")]
 pub struct RecordFault(pub String);
 
+/// Where people are asked.
+pub trait ApprovalDesk: Send + Sync {
+    /// Puts a question, or finds the one that was put before and is still open, and tells how it stands for as long as
+    /// the receiver is kept.
+    fn ask(&self, question: Arc<Question>) -> watch::Receiver<Sheet>;
+
+    /// Uses up the approval of that name, once, whoever else tries at the same time. Success means that it is written
+    /// down; it has a deadline of its own.
+    fn consume(&self, question: Arc<Question>, name: String) -> Answer<'static, Result<(), DeskFault>>;
+}
+
 /// The wall clock.
 pub trait Clock: Send + Sync {
     /// Now.
@@ -112,6 +125,8 @@ pub enum Event {
     Allowed,
     /// A command was refused.
     Denied,
+    /// A command waits for people.
+    Asked,
     /// A session was refused or ended because it comes from outside its identity's binding: at its `opening`, or
     /// later as an open `session`.
     OutsideBinding(&'static str),
@@ -128,6 +143,8 @@ pub struct Ports {
     pub vault: Arc<dyn Vault>,
     /// Where records go.
     pub records: Arc<dyn RecordSink>,
+    /// Where people are asked.
+    pub desk: Arc<dyn ApprovalDesk>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// What is counted.

@@ -179,6 +179,18 @@ pub trait Conversation: Send {
         b""
     }
 
+    /// Tells the client something while its command waits; false where that would fall into the middle of a message:
+    /// then it is tried again later. A protocol that cannot tells nothing.
+    fn notice(&mut self, _notice: &Notice, _client: &mut BytesMut) -> bool {
+        true
+    }
+
+    /// Whether a command that came and was not forwarded yet is not to run any more, because of what the target has
+    /// answered to one before it. Its client knows that, and expects nothing for it.
+    fn overtaken(&self) -> bool {
+        false
+    }
+
     /// Whether nothing is in flight: no command awaits its outcome.
     fn idle(&self) -> bool;
 
@@ -239,6 +251,15 @@ pub struct Entry<'a> {
     /// Whether it runs something: then it is recorded before it goes upstream, and an outcome with the
     /// command's number is owed. Otherwise only a refusal is recorded.
     pub runs: bool,
+}
+
+/// Something that a client is told beside the answers to its commands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// What.
+    pub text: String,
+    /// What to do about it.
+    pub hint: Option<String>,
 }
 
 /// How a command that ran came to its end.

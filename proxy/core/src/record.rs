@@ -84,7 +84,7 @@ pub enum Event<'a> {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Decision<'a> {
-    /// `allow` or `deny`.
+    /// `allow`, `deny`, or `ask` while people are asked: then the same command's number comes again with their answer.
     pub verdict: &'static str,
     /// The policy whose rule decided.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,6 +97,12 @@ pub struct Decision<'a> {
     pub reason: Option<&'a str>,
     /// The revision of the bundle that was in force.
     pub revision: &'a str,
+    /// The access request that people answered, or were to answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<&'a str>,
+    /// Who approved it.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub answered_by: &'a [String],
 }
 
 /// A parameter of a command.

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::ask::AskTerms;
 use crate::pattern::NamePattern;
 use crate::terms::{FleetTerms, SessionTerms};
 use crate::{Attribute, ObjectKind};
@@ -160,8 +161,10 @@ pub struct Rule {
 /// What a rule does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Effect {
-    /// Lets matched operations through, unless another rule denies.
+    /// Lets matched operations through, unless another rule denies or asks.
     Allow,
+    /// Lets them through once people have approved the command, on these terms, unless another rule denies.
+    Ask(AskTerms),
     /// Refuses them, whatever else is said.
     Deny,
 }

@@ -1,11 +1,12 @@
 //! The decision: a pure function from world, session and action to a verdict.
 //!
 //! Owns the meaning of rules. Touches its arguments only. Invariants: nothing matching is refused; a deny
-//! wins over an allow; a rule whose outcome hangs on an unknown fact never helps to allow and, where it
-//! denies, denies.
+//! wins over an ask, an ask over an allow; a rule whose outcome hangs on an unknown fact never helps to allow and,
+//! where it denies or asks, does so.
 
 use core::net::IpAddr;
 
+use crate::ask::{Ask, NotApproved};
 use crate::bundle::{Bundle, Effect, Matcher, ObjectMatcher, PolicyEntry, Rule, Subject};
 use crate::{Action, Fact, IdentityName, Member, Object, Operation, World};
 
@@ -41,6 +42,8 @@ pub enum Verdict {
         /// The rule.
         rule: Option<RuleRef>,
     },
+    /// It may once people have approved it.
+    Ask(Ask),
     /// It may not.
     Deny(Denial),
 }
@@ -107,6 +110,15 @@ pub enum DenyReason {
         policy: String,
         /// Its name.
         rule: String,
+    },
+    /// A rule asks people about it, and it was not approved.
+    NotApproved {
+        /// Its policy.
+        policy: String,
+        /// Its name.
+        rule: String,
+        /// Why not.
+        why: Box<NotApproved>,
     },
     /// No rule allows it.
     NotAllowed {
@@ -177,16 +189,25 @@ pub fn decide(world: &World, session: &Session, action: &Action) -> Verdict {
             return Verdict::Deny(reason.into());
         }
     }
+    // What an approval lets through has to be covered as well as what is allowed: nobody is asked in vain.
     let mut first = None;
     for operation in &action.operations {
-        let allowed = in_force()
-            .find(|(_, _, rule)| rule.effect == Effect::Allow && allows(&rule.matcher, operation) == Match::Yes);
-        match allowed {
+        let covered = in_force()
+            .find(|(_, _, rule)| rule.effect != Effect::Deny && allows(&rule.matcher, operation) == Match::Yes);
+        match covered {
             Some((rule, _, _)) => first = first.or(Some(rule)),
             None => return Verdict::Deny(DenyReason::NotAllowed { operation: operation.to_string() }.into()),
         }
     }
-    Verdict::Allow { rule: first }
+    // And whoever may have to be asked, is: under the strictest terms of all that ask.
+    let asking = in_force().filter_map(|(at, _, rule)| match rule.effect {
+        Effect::Ask(terms) if asks(&rule.matcher, action) => Some(Ask { rule: at, terms }),
+        _ => None,
+    });
+    match asking.reduce(|first, next| Ask { terms: first.terms.and(next.terms), ..first }) {
+        Some(ask) => Verdict::Ask(ask),
+        None => Verdict::Allow { rule: first },
+    }
 }
 
 fn known_member<'w>(world: &'w World, session: &Session) -> Result<&'w Member, Denial> {
@@ -241,6 +262,12 @@ fn denies(policy: &PolicyEntry, rule: &Rule, action: &Action) -> Option<DenyReas
     undecidable.then(|| DenyReason::Undecidable { policy: policy.name.clone(), rule: rule.name.clone() })
 }
 
+/// It is enough that it may match one operation, as a deny would or as an allow would.
+fn asks(matcher: &Matcher, action: &Action) -> bool {
+    let may = |operation| denied_by(matcher, operation) != Match::No || allows(matcher, operation) != Match::No;
+    action.operations.iter().any(may)
+}
+
 /// To allow, a matcher must cover every object that the name could mean.
 fn allows(matcher: &Matcher, operation: &Operation) -> Match {
     let object = |wanted: &[ObjectMatcher]| match &operation.object {
@@ -254,7 +281,7 @@ fn allows(matcher: &Matcher, operation: &Operation) -> Match {
     matches(matcher, operation, object)
 }
 
-/// To deny, it is enough that one object that the name could mean is listed.
+/// To deny, and to ask, it is enough that one object that the name could mean is listed.
 fn denied_by(matcher: &Matcher, operation: &Operation) -> Match {
     let object = |wanted: &[ObjectMatcher]| match &operation.object {
         Fact::Unknown => Match::Unknown,
@@ -301,8 +328,12 @@ impl Bundle {
     /// Policy and rule that a reference of a verdict under this very bundle names.
     #[must_use]
     pub fn rule_names(&self, at: RuleRef) -> Option<(&str, &str)> {
+        self.rule_at(at).map(|(policy, rule)| (policy.name.as_str(), rule.name.as_str()))
+    }
+
+    pub(crate) fn rule_at(&self, at: RuleRef) -> Option<(&PolicyEntry, &Rule)> {
         let policy = self.policies.get(at.policy)?;
-        Some((&policy.name, &policy.rules.get(at.rule)?.name))
+        Some((policy, policy.rules.get(at.rule)?))
     }
 }
 
@@ -323,7 +354,9 @@ impl Denial {
     #[must_use]
     pub fn rule(&self) -> Option<(&str, &str)> {
         match &self.reason {
-            DenyReason::Rule { policy, rule, .. } | DenyReason::Undecidable { policy, rule } => Some((policy, rule)),
+            DenyReason::Rule { policy, rule, .. }
+            | DenyReason::Undecidable { policy, rule }
+            | DenyReason::NotApproved { policy, rule, .. } => Some((policy, rule)),
             _ => None,
         }
     }
@@ -400,6 +433,9 @@ impl std::fmt::Display for Denial {
             DenyReason::Rule { policy, rule, message: None } => write!(f, "refused by policy {policy}, rule {rule}"),
             DenyReason::Undecidable { policy, rule } => {
                 write!(f, "refused by policy {policy}, rule {rule}: what it depends on cannot be derived")
+            }
+            DenyReason::NotApproved { policy, rule, why } => {
+                write!(f, "needs an approval by policy {policy}, rule {rule}: {why}")
             }
             DenyReason::NotAllowed { operation } => write!(f, "no rule allows {operation}"),
             DenyReason::NotUnderstood { cause } => f.write_str(cause),

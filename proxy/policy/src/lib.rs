@@ -16,6 +16,7 @@
 )]
 
 mod action;
+mod ask;
 mod bundle;
 mod decide;
 mod pattern;
@@ -26,6 +27,7 @@ mod trust;
 mod world;
 
 pub use action::{Action, Attribute, Fact, Object, ObjectKind, Operation, QualifiedName, Usage};
+pub use ask::{Approval, Ask, AskTerms, NotApproved, NotBy, Reply, Tally, can_be_shown, command_digest};
 pub use bundle::{
     BUNDLE_VERSION, Bundle, BundleError, Effect, Matcher, ObjectMatcher, PolicyEntry, Recording, RecordingLevel, Rule,
     Subject, TargetRef, TlsMode, Upstream,

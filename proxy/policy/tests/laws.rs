@@ -7,6 +7,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use sallyport_policy::*;
 
+#[path = "laws/asking.rs"]
+mod asking;
+
 const VERBS: [&str; 3] = ["Select", "Update", "Drop"];
 const TABLES: [&str; 3] = ["a", "b", "c"];
 
@@ -71,13 +74,23 @@ fn matcher() -> impl Strategy<Value = Matcher> {
 }
 
 fn rules(effect: Option<Effect>) -> impl Strategy<Value = Vec<Rule>> {
-    let effect = move |deny: bool| effect.unwrap_or(if deny { Effect::Deny } else { Effect::Allow });
-    proptest::collection::vec((matcher(), any::<bool>()), 0..5).prop_map(move |rules| {
-        rules
-            .into_iter()
-            .enumerate()
-            .map(|(n, (matcher, deny))| Rule { name: format!("r{n}"), effect: effect(deny), message: None, matcher })
-            .collect()
+    let effects = match effect {
+        Some(effect) => Just(effect).boxed(),
+        None => prop_oneof![Just(Effect::Allow), Just(Effect::Deny), terms().prop_map(Effect::Ask)].boxed(),
+    };
+    proptest::collection::vec((matcher(), effects), 0..5).prop_map(move |rules| {
+        let rule = |(n, (matcher, effect))| Rule { name: format!("r{n}"), effect, message: None, matcher };
+        rules.into_iter().enumerate().map(rule).collect()
+    })
+}
+
+fn terms() -> impl Strategy<Value = AskTerms> {
+    let not_by = prop_oneof![Just(NotBy::Requester), Just(NotBy::ServiceAccounts)];
+    (1u32..4, 1u64..4, 4u64..8, not_by).prop_map(|(approvals, timeout_seconds, validity_seconds, not_by)| AskTerms {
+        approvals,
+        timeout_seconds,
+        validity_seconds,
+        not_by,
     })
 }
 
@@ -145,8 +158,12 @@ fn completions(action: &Action) -> Vec<Action> {
     all
 }
 
+fn verdict(rules: &[Rule], action: &Action) -> Verdict {
+    decide(&world(rules.to_vec()), &session(), action)
+}
+
 fn allowed(rules: &[Rule], action: &Action) -> bool {
-    matches!(decide(&world(rules.to_vec()), &session(), action), Verdict::Allow { .. })
+    matches!(verdict(rules, action), Verdict::Allow { .. })
 }
 
 proptest! {

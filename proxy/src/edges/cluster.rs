@@ -40,6 +40,27 @@ const WATCH: u32 = 20;
 /// How often the source is asked whether what is in force is the newest.
 const CONFIRM: Duration = Duration::from_secs(15);
 
+/// A way to the cluster.
+#[derive(Clone)]
+pub(crate) struct Reach(pub(super) Client);
+
+/// Reads how to reach the cluster; does not reach for it yet.
+pub(crate) async fn reach(kubeconfig: Option<PathBuf>) -> anyhow::Result<Reach> {
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let read = Kubeconfig::read_from(&path).with_context(|| format!("{}", path.display()))?;
+            kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?
+        }
+        None => kube::Config::infer().await.context("no way to a cluster: give --kubeconfig or run in a pod")?,
+    };
+    config.connect_timeout = Some(Duration::from_secs(3));
+    config.read_timeout = Some(Duration::from_secs(u64::from(WATCH) + 15));
+    config.reset_reader_on_write = true;
+    // The watches have a back-off of their own; two would multiply.
+    config.default_retry = false;
+    Ok(Reach(Client::try_from(config)?))
+}
+
 /// The cluster, as the source of one target's world.
 pub(crate) struct Cluster {
     client: Client,
@@ -51,30 +72,16 @@ pub(crate) struct Cluster {
 type Told = (String, watcher::Result<Event<AgentIdentity>>);
 
 impl Cluster {
-    /// Reads how to reach the cluster; does not reach for it yet.
-    pub(crate) async fn new(
-        kubeconfig: Option<PathBuf>,
+    pub(crate) fn new(
+        Reach(client): Reach,
         target: TargetRef,
         pod: String,
         keeper: LastKnownGood,
         recordings: Arc<Recordings>,
         tls: Arc<ServerTls>,
-    ) -> anyhow::Result<Self> {
-        let mut config = match kubeconfig {
-            Some(path) => {
-                let read = Kubeconfig::read_from(&path).with_context(|| format!("{}", path.display()))?;
-                kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?
-            }
-            None => kube::Config::infer().await.context("no way to a cluster: give --kubeconfig or run in a pod")?,
-        };
-        config.connect_timeout = Some(Duration::from_secs(3));
-        config.read_timeout = Some(Duration::from_secs(u64::from(WATCH) + 15));
-        config.reset_reader_on_write = true;
-        // The watches have a back-off of their own; two would multiply.
-        config.default_retry = false;
-        let client = Client::try_from(config)?;
+    ) -> Self {
         let answer = Answer::new(client.clone(), target.clone(), pod, recordings, tls);
-        Ok(Self { client, target, keeper: Arc::new(keeper), answer })
+        Self { client, target, keeper: Arc::new(keeper), answer }
     }
 
     /// What writes this replica's entry in its target's status.
@@ -382,7 +389,7 @@ fn is_forbidden(error: &watcher::Error) -> bool {
 /// From 100 ms doubling to 5 s, each with up to as much again by chance: an API server that comes back meets
 /// its fleets spread out, and a fleet is not blind for long.
 #[derive(Debug, Default)]
-struct Pauses {
+pub(crate) struct Pauses {
     failures: u32,
 }
 

@@ -3,6 +3,7 @@
 //! Owns the outside of the proxy. Touches the API server and the file system, each in its own module.
 //! Invariant: values are carried in and out here, decisions are made elsewhere.
 
+pub(crate) mod approvals;
 pub(crate) mod changes;
 pub(crate) mod cluster;
 pub(crate) mod files;

@@ -1,6 +1,7 @@
-//! What a fleet may do in the cluster: read its one bundle and write its own status entries.
+//! What a fleet may do in the cluster: read its one bundle, write its own status entries, and ask people.
 //!
-//! Owns the service account, role and binding. Touches nothing. Invariant: every rule names its resource.
+//! Owns the service account, role and binding. Touches nothing. Invariant: every rule names its resource, but for the
+//! questions of the fleet, whose names come with them: whose they are is held by an admission policy.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
@@ -22,6 +23,8 @@ pub fn foundations(target: &ProtectedTarget) -> Vec<Child> {
             rule("", "configmaps", &names::bundle(&name), &["get", "list", "watch"]),
             rule(sallyport_crds::GROUP, "protectedtargets", &name, &["get"]),
             rule(sallyport_crds::GROUP, "protectedtargets/status", &name, &["patch"]),
+            questions("accessrequests", &["create", "get", "list", "watch"]),
+            questions("accessrequests/status", &["update"]),
         ]),
     };
     let binding = RoleBinding {
@@ -39,6 +42,10 @@ pub fn foundations(target: &ProtectedTarget) -> Vec<Child> {
         }]),
     };
     vec![Child::ServiceAccount(account), Child::Role(role), Child::RoleBinding(binding)]
+}
+
+fn questions(resource: &str, verbs: &[&str]) -> PolicyRule {
+    PolicyRule { resource_names: None, ..rule(sallyport_crds::GROUP, resource, "", verbs) }
 }
 
 fn rule(group: &str, resource: &str, name: &str, verbs: &[&str]) -> PolicyRule {

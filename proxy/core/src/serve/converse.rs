@@ -19,12 +19,16 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::Service;
 use crate::fault::Fault;
-use crate::gate::{Gate, Way};
+use crate::gate::{Before, Gate, Judged, Way};
 use crate::ports::{BoxedIo, Io};
 use crate::protocol::{Conversation, Ending, LoggedIn, Next, Outcome, Protocol, Transaction};
 use crate::sessions::Registration;
 use crate::wire::Line;
 use sallyport_policy::{Denial, OnRevocation};
+
+use self::asking::{Held, News, Vigil};
+
+mod asking;
 
 /// How soon an interrupt is sent again that has not stopped what it was meant for: it may have come before it.
 const INTERRUPT_AGAIN: Duration = Duration::from_millis(200);
@@ -50,6 +54,7 @@ enum Progress {
     TargetStalled,
     Interrupted,
     Alarm,
+    News(News),
     Signal(Signal),
 }
 
@@ -87,6 +92,8 @@ struct Conversing<'s, P: Protocol, S> {
     target: Line<BoxedIo>,
     conversation: P::Conversation,
     outcomes: Vec<Outcome>,
+    /// The command that people are asked about.
+    held: Option<Held<<P::Conversation as Conversation>::Command>>,
     /// Set once the session shall end as soon as nothing of it runs.
     doomed: Option<Ending>,
     /// Set once the session shall end as soon as it has no transaction open.
@@ -124,6 +131,7 @@ pub(super) async fn converse<P: Protocol, S: Io>(
         target: Line::new(upstream, read),
         conversation,
         outcomes: Vec::new(),
+        held: None,
         doomed: None,
         over: None,
         cut_until: None,
@@ -174,10 +182,13 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
                     Poll::Ready(Progress::Signal(fired))
                 }
                 Poll::Pending if alarm.as_mut().poll(cx).is_ready() => Poll::Ready(Progress::Alarm),
-                Poll::Pending => self.poll_progress(cx, stall.as_mut()),
+                Poll::Pending => match self.held.as_mut().map(|held| held.poll(cx)) {
+                    Some(Poll::Ready(news)) => Poll::Ready(Progress::News(news)),
+                    _ => self.poll_progress(cx, stall.as_mut()),
+                },
             });
-            match progress.await {
-                Progress::Moved => {}
+            let heard = match progress.await {
+                Progress::Moved => Ok(()),
                 Progress::ClientGone => return Left::Client,
                 Progress::TargetGone => {
                     return Left::Ended(Ending::Upstream("the target closed the connection".into()));
@@ -191,16 +202,31 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
                     if std::mem::take(&mut self.interrupt_again) {
                         self.interrupt();
                     }
+                    Ok(())
                 }
-                Progress::Alarm => alarm.as_mut().reset(self.look_at_the_clocks()),
+                Progress::Alarm => {
+                    alarm.as_mut().reset(self.look_at_the_clocks());
+                    Ok(())
+                }
+                Progress::News(news) => self.hear(news),
                 Progress::Signal(Signal::WorldChanged) => {
                     self.check_standing();
                     // Its terms may be others now.
                     alarm.as_mut().reset(self.look_at_the_clocks());
+                    self.reconsider()
                 }
-                // Who lost its standing is told that.
-                Progress::Signal(Signal::Drain) => self.doomed = self.doomed.take().or(Some(Ending::Draining)),
-                Progress::Signal(Signal::Interrupt) => self.interrupt(),
+                Progress::Signal(Signal::Drain) => {
+                    // Who lost its standing is told that.
+                    self.doomed = self.doomed.take().or(Some(Ending::Draining));
+                    Ok(())
+                }
+                Progress::Signal(Signal::Interrupt) => {
+                    self.interrupt();
+                    self.cancel_held()
+                }
+            };
+            if let Err(fault) = heard {
+                return Left::Ended(ending_of(&fault));
             }
         }
     }
@@ -212,12 +238,17 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
         if self.answered {
             self.answer()?;
         }
+        self.tend_held();
         let (mut incomplete, mut full) = (false, false);
-        let mut held = false;
-        while self.doomed.is_none() && self.target.output.len() < backlog && self.client.output.len() < backlog {
+        let mut settling = false;
+        while self.doomed.is_none()
+            && self.held.is_none()
+            && self.target.output.len() < backlog
+            && self.client.output.len() < backlog
+        {
             // Whether the client has concluded its transaction is known when the target has answered.
-            held = self.over.is_some() && self.conversation.transaction() == Transaction::Settling;
-            if held {
+            settling = self.over.is_some() && self.conversation.transaction() == Transaction::Settling;
+            if settling {
                 break;
             }
             match self.conversation.next(&mut self.client.input, &mut self.client.output) {
@@ -239,14 +270,16 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
         let half = incomplete && !self.client.input.is_empty();
         self.half_since = half.then(|| self.half_since.unwrap_or_else(Instant::now));
         // Where nothing more is decoded, the client is still read within bounds: so it is noticed when it leaves.
-        let waits = (full || held || self.doomed.is_some()) && self.client.input.len() < backlog;
+        let stays = full || settling || self.held.is_some() || self.doomed.is_some();
+        let waits = stays && self.client.input.len() < backlog;
         self.hungry = incomplete || waits;
         self.note_idleness();
         Ok(false)
     }
 
     fn note_idleness(&mut self) {
-        self.idle_since = self.conversation.idle().then(|| self.idle_since.unwrap_or_else(Instant::now));
+        let idle = self.conversation.idle() && self.held.is_none();
+        self.idle_since = idle.then(|| self.idle_since.unwrap_or_else(Instant::now));
     }
 
     /// How the session ends now, if it does.
@@ -305,13 +338,27 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
     fn command(&mut self, command: <P::Conversation as Conversation>::Command) -> Result<(), Fault> {
         // A refused one counts: its client is there.
         self.idle_since = self.idle_since.map(|_| Instant::now());
-        match self.gate.judge(&self.conversation, command, &mut self.target.output) {
-            Ok(granted) => self.conversation.forward(granted),
-            Err(refused) if refused.denial().ends_session() => {
+        self.decide(command, Before::default(), None)
+    }
+
+    /// Has a command judged, perhaps not for the first time, and does what comes of it.
+    fn decide(
+        &mut self,
+        command: <P::Conversation as Conversation>::Command,
+        before: Before,
+        vigil: Option<Vigil>,
+    ) -> Result<(), Fault> {
+        match self.gate.judge(&self.conversation, command, before, &mut self.target.output) {
+            Judged::Granted(granted) => self.conversation.forward(granted),
+            Judged::Refused(refused) if refused.denial().ends_session() => {
                 self.doomed = Some(Ending::Denied(refused.denial().clone()));
                 Ok(())
             }
-            Err(refused) => self.conversation.refuse(refused, &mut self.client.output),
+            Judged::Refused(refused) => self.conversation.refuse(refused, &mut self.client.output),
+            Judged::Asked(asked) => {
+                self.hold(asked, vigil);
+                Ok(())
+            }
         }
     }
 

@@ -13,6 +13,7 @@
     reason = "a failing test should stop where it fails; support is shared by modules of a test only"
 )]
 
+mod asking;
 mod binding;
 mod certificates;
 mod commands;

@@ -4,6 +4,7 @@
 //! paused, so that a test ends as soon as nothing moves, however long the deadline it speaks of.
 
 pub mod certificates;
+pub mod desk;
 pub mod ports;
 pub mod stage;
 pub mod toy;

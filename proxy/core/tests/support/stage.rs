@@ -27,6 +27,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::certificates::{Authority, Leaf, host};
+use super::desk::{Asking, FakeDesk};
 use super::ports::{FakeClock, FakeDialer, FakeMeter, FakeRecords, FakeVault, Journal};
 use super::toy::Toy;
 
@@ -50,6 +51,8 @@ pub struct Stage {
     pub records: Arc<FakeRecords>,
     pub vault: Arc<FakeVault>,
     pub clock: Arc<FakeClock>,
+    pub desk: Arc<FakeDesk>,
+    asked: mpsc::UnboundedReceiver<Asking>,
     pub authority: Authority,
     pub tls: Arc<ServerConfig>,
     /// Where connections come from.
@@ -110,7 +113,6 @@ pub fn bundle() -> Bundle {
             subjects: vec![Subject::Agent { namespace: "ci".into(), name: "bot".into() }],
             credentials: vec!["default".into()],
             rules: vec![
-            ..PolicyEntry::default()
                 rule(
                     "work",
                     Effect::Allow,
@@ -124,6 +126,7 @@ pub fn bundle() -> Bundle {
                     Some("ask the owner"),
                 ),
             ],
+            ..PolicyEntry::default()
         }],
     }
     .sealed()
@@ -157,6 +160,7 @@ impl Stage {
         let records = Arc::new(FakeRecords { journal: journal.clone(), full: AtomicBool::new(false) });
         let vault = Arc::new(FakeVault::default());
         let clock = Arc::new(FakeClock::new());
+        let (desk, asked) = FakeDesk::new();
         let feed = Arc::new(PolicyFeed::default());
         feed.publish_bundle(bundle());
         feed.publish_roster(roster(member()));
@@ -164,6 +168,7 @@ impl Stage {
             dialer: Arc::clone(&dialer) as _,
             vault: Arc::clone(&vault) as _,
             records: Arc::clone(&records) as _,
+            desk: Arc::clone(&desk) as _,
             clock: Arc::clone(&clock) as _,
             meter: Arc::new(FakeMeter(journal.clone())),
         };
@@ -178,6 +183,8 @@ impl Stage {
             records,
             vault,
             clock,
+            desk,
+            asked,
             authority,
             tls,
             peer: None,
@@ -221,6 +228,16 @@ impl Stage {
         target.let_in(&format!("key-{}", self.journal.dials())).await;
         agent.greeted().await;
         (agent, target)
+    }
+
+    /// The next question that is put.
+    pub async fn asked(&mut self) -> Asking {
+        timeout(FOREVER, self.asked.recv()).await.expect("nobody asked").unwrap()
+    }
+
+    /// Whether a question waits to be looked at.
+    pub fn nobody_asks(&mut self) -> bool {
+        self.asked.try_recv().is_err()
     }
 
     /// The next connection that the target sees.

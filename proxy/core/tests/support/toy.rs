@@ -17,8 +17,8 @@ use sallyport_core::fault::Fault;
 use sallyport_core::gate::{Granted, GrantedOpening, Refused, Way};
 use sallyport_core::ports::Io;
 use sallyport_core::protocol::{
-    Conversation, Credential, Described, Ending, Entry, Hello, LoggedIn, Next, Opening, Outcome, Preamble, Protocol,
-    TlsFacts, Transaction,
+    Conversation, Credential, Described, Ending, Entry, Hello, LoggedIn, Next, Notice, Opening, Outcome, Preamble,
+    Protocol, TlsFacts, Transaction,
 };
 use sallyport_core::sessions::SessionId;
 use sallyport_policy::{Action, Denial, Object, ObjectKind, Operation, QualifiedName, Usage};
@@ -230,6 +230,11 @@ impl Conversation for Lines {
             self.refusals(client);
         }
         Ok(())
+    }
+
+    fn notice(&mut self, notice: &Notice, client: &mut BytesMut) -> bool {
+        client.extend_from_slice(format!("note {}\n", notice.text).as_bytes());
+        true
     }
 
     fn hasten(&mut self) -> &'static [u8] {

@@ -6,10 +6,10 @@
 
 use bytes::{Bytes, BytesMut};
 use sallyport_core::Fault;
-use sallyport_core::protocol::Ending;
-use sallyport_policy::{Denial, DenyReason};
+use sallyport_core::protocol::{Ending, Notice};
+use sallyport_policy::{Denial, DenyReason, NotApproved};
 
-use crate::codec::backend::error_response;
+use crate::codec::backend::{error_response, notice_response};
 use crate::login;
 
 /// A Query that no server can parse.
@@ -54,22 +54,33 @@ pub(crate) fn session_refused(fault: &Fault) -> Bytes {
 pub(crate) const TLS_REQUIRED: &str =
     "TLS with a client certificate is required: set sslmode=verify-full, sslcert and sslkey";
 
-const fn command_code(denial: &Denial) -> &'static str {
+fn command_code(denial: &Denial) -> &'static str {
     match &denial.reason {
         DenyReason::NoRoomToRecord => "53100",
         DenyReason::Stale { .. } => "57P03",
+        // What the server itself says of a statement that its client has cancelled.
+        DenyReason::NotApproved { why, .. } if matches!(**why, NotApproved::Cancelled { .. }) => "57014",
         // 42501 is what the server itself says where privileges are missing: clients know it.
         _ => "42501",
     }
 }
 
-const fn session_code(denial: &Denial) -> &'static str {
+fn session_code(denial: &Denial) -> &'static str {
     match &denial.reason {
         // What the server itself says when it is shut down: clients and pools know to connect again.
         _ if denial.asks_to_reconnect() => "57P01",
         _ if denial.ends_session() => "28000",
         _ => command_code(denial),
     }
+}
+
+/// The NoticeResponse to a client whose command waits.
+pub(crate) fn notice(notice: &Notice) -> Bytes {
+    let mut fields = vec![(b'S', "NOTICE"), (b'V', "NOTICE"), (b'C', "00000"), (b'M', notice.text.as_str())];
+    fields.extend(notice.hint.as_deref().map(|hint| (b'H', hint)));
+    let mut out = BytesMut::new();
+    notice_response(&mut out, &fields);
+    out.freeze()
 }
 
 fn said(severity: &str, code: &str, denial: &Denial) -> Bytes {

@@ -169,6 +169,15 @@ pub(crate) fn ready_for_query(out: &mut BytesMut, status: Status) {
 
 /// Appends an ErrorResponse of its fields, in their order.
 pub(crate) fn error_response(out: &mut BytesMut, fields: &[(u8, &str)]) {
+    told(out, b'E', fields);
+}
+
+/// Appends a NoticeResponse of its fields, in their order.
+pub(crate) fn notice_response(out: &mut BytesMut, fields: &[(u8, &str)]) {
+    told(out, b'N', fields);
+}
+
+fn told(out: &mut BytesMut, kind: u8, fields: &[(u8, &str)]) {
     let mut body = Vec::new();
     for (field, text) in fields {
         body.push(*field);
@@ -176,7 +185,7 @@ pub(crate) fn error_response(out: &mut BytesMut, fields: &[(u8, &str)]) {
         body.extend(text.bytes().filter(|byte| *byte != 0));
         body.push(0);
     }
-    message(out, b'E', &[&body, b"\0"]);
+    message(out, kind, &[&body, b"\0"]);
 }
 
 /// Appends an AuthenticationOk.

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use sallyport_core::Fault;
 use sallyport_core::gate::{Granted, Refused};
-use sallyport_core::protocol::{self, Described, Ending, Next, Outcome, Transaction};
+use sallyport_core::protocol::{self, Described, Ending, Next, Notice, Outcome, Transaction};
 
 pub use self::client::Command;
 use self::client::Place;
@@ -267,6 +267,20 @@ impl protocol::Conversation for Conversation {
             return COPY_FAIL;
         }
         if std::mem::replace(&mut self.hastened, true) { &[] } else { FLUSH }
+    }
+
+    fn notice(&mut self, notice: &Notice, client: &mut BytesMut) -> bool {
+        // In the middle of a message it would be taken for its content.
+        let between_messages = self.passing.remaining == 0;
+        if between_messages {
+            client.extend_from_slice(&refuse::notice(notice));
+        }
+        between_messages
+    }
+
+    /// After an error the server skips everything up to the next Sync, and so does this side.
+    fn overtaken(&self) -> bool {
+        self.skip != Skip::No
     }
 
     fn idle(&self) -> bool {

@@ -12,6 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig};
 use sallyport_core::PolicyFeed;
+use sallyport_core::asking::NobodyThere;
 use sallyport_core::ports::{
     Answer, BoxedIo, Clock, Credential, Dialer, Event, Meter, Ports, RecordFault, RecordSink, UpstreamTls, Vault,
 };
@@ -195,6 +196,7 @@ impl Stage {
             dialer: Arc::new(TcpDialer(upstream_tls)),
             vault: Arc::clone(&vault) as _,
             records: Arc::clone(&records) as _,
+            desk: Arc::new(NobodyThere),
             clock: Arc::new(WallClock),
             meter: Arc::new(NoMeter),
         };

@@ -1,0 +1,318 @@
+//! Asking people, on real parts: a real API server with the shipped admission policies, real PostgreSQL, psql.
+//!
+//! Owns the proof that a command waits for an answer that a person gives with kubectl, runs once, and that of two replicas
+//! one gets it. Touches a control plane and a database of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod stage;
+
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Client, ResourceExt};
+use sallyport_crds::{AccessRequest, AgentIdentity, Phase, ProtectedTarget};
+use sallyport_harness::{ControlPlane, LeafOptions, Postgres, PostgresOptions};
+use sallyport_policy::{AskTerms, Bundle, Effect, Matcher, NotBy, Rule, TlsMode};
+use sallyport_proxy::{Running, start};
+use serde_json::{Value, json};
+use stage::{LONG, Stage, bundle, world_becomes};
+
+const TARGET: &str = "orders-db";
+const TERMS: AskTerms =
+    AskTerms { approvals: 1, timeout_seconds: 120, validity_seconds: 3600, not_by: NotBy::ServiceAccounts };
+
+struct Site {
+    plane: ControlPlane,
+    client: Client,
+    server: Postgres,
+    stages: Vec<Stage>,
+}
+
+impl Site {
+    async fn new() -> Self {
+        let plane = ControlPlane::start().await.unwrap();
+        let client = plane.client().await.unwrap();
+        plane.apply_crds().await.unwrap();
+        for (kind, part) in [("-k", "admission"), ("-f", "rbac/people.yaml")] {
+            let path = format!("{}/../config/{part}", env!("CARGO_MANIFEST_DIR"));
+            let applied = plane.kubectl().args(["apply", kind, &path]).output().unwrap();
+            assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+        }
+        let server = Postgres::start(PostgresOptions::default()).await.unwrap();
+        let site = Self { plane, client, server, stages: Vec::new() };
+        for name in ["prod", "ci"] {
+            let namespace: Api<Namespace> = Api::all(site.client.clone());
+            let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+            namespace.patch(name, &PatchParams::apply("test"), &Patch::Apply(object)).await.unwrap();
+        }
+        site.put::<ProtectedTarget>(
+            "prod",
+            TARGET,
+            json!({ "spec": {
+            "postgres": { "host": "db.example", "port": 5432 }, "tls": { "mode": "Disable" },
+            "credentials": [{ "name": "default", "secretRef": { "name": "s" } }] } }),
+        )
+        .await;
+        site.put::<AgentIdentity>("ci", "bot", json!({ "spec": { "groups": ["bots"] } })).await;
+        // What the operator gives to a fleet, and what an administrator gives to people.
+        let rules = json!([
+            { "apiGroups": [""], "resources": ["configmaps"], "resourceNames": [format!("{TARGET}-bundle")],
+              "verbs": ["get", "list", "watch"] },
+            { "apiGroups": ["sallyport.dev"], "resources": ["protectedtargets/status"], "resourceNames": [TARGET], "verbs": ["patch"] },
+            { "apiGroups": ["sallyport.dev"], "resources": ["accessrequests"], "verbs": ["create", "get", "list", "watch"] },
+            { "apiGroups": ["sallyport.dev"], "resources": ["accessrequests/status"], "verbs": ["update"] }
+        ]);
+        site.rights("prod", "fleet", json!({"rules": rules})).await;
+        let verbs = ["get", "list", "watch"];
+        let read = json!({ "apiGroups": ["sallyport.dev"], "resources": ["agentidentities"], "verbs": verbs });
+        site.rights("ci", "fleet", json!({"rules": [read]})).await;
+        site.bind("prod", "approvers", "ClusterRole", "sallyport-approver", "Group", "dba").await;
+        site
+    }
+
+    async fn rights(&self, namespace: &str, name: &str, role: Value) {
+        self.put::<k8s_openapi::api::rbac::v1::Role>(namespace, name, role).await;
+        self.bind(namespace, name, "Role", name, "User", &fleet()).await;
+    }
+
+    async fn bind(&self, namespace: &str, name: &str, kind: &str, role: &str, who: &str, whom: &str) {
+        let group = "rbac.authorization.k8s.io";
+        let binding = json!({
+            "roleRef": { "apiGroup": group, "kind": kind, "name": role },
+            "subjects": [{ "kind": who, "apiGroup": group, "name": whom }] });
+        self.put::<k8s_openapi::api::rbac::v1::RoleBinding>(namespace, name, binding).await;
+    }
+
+    async fn put<K>(&self, namespace: &str, name: &str, mut object: Value) -> K
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        object["apiVersion"] = json!(K::api_version(&K::DynamicType::default()));
+        object["kind"] = json!(K::kind(&K::DynamicType::default()));
+        object["metadata"] = json!({ "name": name });
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        api.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(object)).await.unwrap()
+    }
+
+    fn bundle(&self, terms: AskTerms) -> Bundle {
+        let mut bundle = bundle("prod", TARGET, &["ci"], "migrations");
+        bundle.upstream.host = self.server.host().to_owned();
+        bundle.upstream.port = self.server.port();
+        bundle.upstream.tls = TlsMode::Disable;
+        let verbs = Some(vec!["CreateTable".to_owned(), "Drop".to_owned()]);
+        bundle.policies[0].rules.push(Rule {
+            name: "ddl-needs-a-human".to_owned(),
+            effect: Effect::Ask(terms),
+            message: Some("schema changes are reviewed".to_owned()),
+            matcher: Matcher { verbs, ..Matcher::default() },
+        });
+        bundle.sealed()
+    }
+
+    async fn publish(&self, bundle: &Bundle) {
+        let name = format!("{TARGET}-bundle");
+        self.put::<ConfigMap>("prod", &name, json!({ "data": { "bundle.json": bundle.to_json() } })).await;
+    }
+
+    /// A replica of the fleet, with the bundle in force.
+    async fn replica(&mut self, bundle: &Bundle) -> Running {
+        let stage = Stage::new();
+        for (file, content) in [("username", self.server.superuser()), ("password", self.server.superuser_password())] {
+            std::fs::write(stage.path("credentials/default").join(file), content).unwrap();
+        }
+        let uid = Api::<AgentIdentity>::namespaced(self.client.clone(), "ci").get("bot").await.unwrap().metadata.uid;
+        let uris = vec![stage.pki.spiffe_id("ci", "bot")];
+        let not_before = std::time::SystemTime::now();
+        let leaf = stage.pki.leaf(&LeafOptions { uris, uid, not_before, ..LeafOptions::default() }).unwrap();
+        leaf.write(stage.dir.path(), "agent").unwrap();
+        let groups = ["system:serviceaccounts", "system:authenticated"];
+        let kubeconfig = self.plane.user_kubeconfig(&fleet(), &groups).unwrap();
+        let running = start(stage.in_cluster(&kubeconfig, "prod", TARGET)).await.unwrap();
+        self.stages.push(stage);
+        world_becomes(&running.feed, "the world", |world| {
+            world.bundle.revision == bundle.revision && world.roster.member("ci", "bot").is_some()
+        })
+        .await;
+        running
+    }
+
+    /// psql of the agent, connected to that replica.
+    fn psql(&self, at: usize, running: &Running, statements: &[&str]) -> Child {
+        let file = |name: &str| self.stages[at].path(name).to_str().unwrap().to_owned();
+        let uri = format!(
+            "host=localhost hostaddr=127.0.0.1 port={} user=bot dbname=postgres sslmode=verify-full sslrootcert={} sslcert={} sslkey={}",
+            running.listen.port(),
+            file("tls/ca.crt"),
+            file("agent.crt"),
+            file("agent.key")
+        );
+        let mut psql = Command::new("psql");
+        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=0", &uri]);
+        psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = psql.spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        for statement in statements {
+            writeln!(input, "{statement};").unwrap();
+        }
+        child
+    }
+
+    fn requests(&self) -> Api<AccessRequest> {
+        Api::namespaced(self.client.clone(), "prod")
+    }
+
+    /// Waits until a question of that text is there and as wanted.
+    async fn request(&self, text: &str, wanted: impl Fn(&AccessRequest) -> bool) -> AccessRequest {
+        let deadline = Instant::now() + LONG;
+        loop {
+            let all = self.requests().list(&kube::api::ListParams::default()).await.unwrap().items;
+            let found = all.iter().find(|request| request.spec.command.text.contains(text) && wanted(request));
+            if let Some(found) = found {
+                return found.clone();
+            }
+            assert!(Instant::now() < deadline, "{text}: {all:#?}");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
+    /// What a person does, with kubectl and nothing else.
+    fn answer(&self, user: &str, group: &str, name: &str, decision: &str) -> Result<(), String> {
+        let decisions = json!([{"decision": decision, "by": user, "at": "2026-11-23T16:00:00Z", "comment": "seen"}]);
+        let patch = json!({"status": {"decisions": decisions}}).to_string();
+        let mut kubectl = self.plane.kubectl();
+        kubectl.args(["--as", user, "--as-group", group, "--as-group", "system:authenticated", "-n", "prod"]);
+        kubectl.args(["patch", "ask", name, "--subresource=status", "--type=merge", "-p", &patch]);
+        let output = kubectl.output().unwrap();
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8(output.stderr).unwrap()) }
+    }
+
+    async fn tables(&self) -> Vec<String> {
+        let sql = "select relname from pg_class where relname like 'story%' order by 1";
+        let rows = self.server.exec_sql_in("postgres", sql).await.unwrap();
+        rows.into_iter().map(|row| row[0].clone().unwrap()).collect()
+    }
+}
+
+fn fleet() -> String {
+    format!("system:serviceaccount:prod:{TARGET}-proxy")
+}
+
+/// What psql printed, errors and notices included.
+async fn ended(child: Child) -> (String, String) {
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap();
+    (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+const fn pending(request: &AccessRequest) -> bool {
+    request.status.is_some()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ddl_needs_a_human() {
+    let mut site = Site::new().await;
+    let bundle = site.bundle(TERMS);
+    site.publish(&bundle).await;
+    let one = site.replica(&bundle).await;
+
+    // The agent's client waits, and is told what for; what it sends behind waits too.
+    let psql = site.psql(0, &one, &["select 'before'", "create table story(id int)", "select 'after'"]);
+    let asked = site.request("create table story", pending).await;
+    let name = asked.name_any();
+    assert_eq!(asked.spec.command.text.trim_end_matches(';'), "create table story(id int)");
+    assert_eq!((asked.spec.agent.namespace.as_str(), asked.spec.agent.name.as_str()), ("ci", "bot"));
+    assert_eq!((asked.spec.policy.as_str(), asked.spec.rule.as_str()), ("migrations", "ddl-needs-a-human"));
+    assert_eq!(asked.spec.policy_revision, bundle.revision);
+    assert!(site.tables().await.is_empty());
+    // Not everybody may answer, and nobody in another's name.
+    assert!(site.answer("mallory", "devs", &name, "Approve").unwrap_err().contains("is forbidden"));
+    assert!(site.answer("system:serviceaccount:ci:bot", "dba", &name, "Approve").unwrap_err().contains("no agent"));
+    site.answer("alice", "dba", &name, "Approve").unwrap();
+    let (out, told) = ended(psql).await;
+    assert_eq!(out, "before\nafter\n", "{told}");
+    assert!(told.contains(&format!("waiting for 1 approval of access request {name}")), "{told}");
+    assert!(told.contains(&format!("kubectl get ask {name} -n prod")), "{told}");
+    assert!(told.contains(&format!("access request {name} was approved by alice")), "{told}");
+    assert_eq!(site.tables().await, ["story"]);
+    let used = site.requests().get(&name).await.unwrap().status.unwrap();
+    assert_eq!(used.phase, Phase::Consumed);
+    let consumed = used.consumed.unwrap();
+    assert_eq!((consumed.session, consumed.replica.as_str()), (asked.spec.session.clone().unwrap(), "orders-db-0"));
+
+    // The same again is another question; a denial is told with its reason, in a transaction as refusals are.
+    site.server.exec_sql_in("postgres", "drop table story").await.unwrap();
+    let psql =
+        site.psql(0, &one, &["begin", "create table story(id int)", "select 'aborted'", "rollback", "select 'on'"]);
+    let again = site.request("create table story", |request| request.name_any() != name).await;
+    assert!(site.answer("alice", "dba", &name, "Deny").unwrap_err().contains("come to its end"));
+    site.answer("bob", "dba", &again.name_any(), "Deny").unwrap();
+    let (out, told) = ended(psql).await;
+    assert!(told.contains(&format!("access request {} was denied by bob: seen", again.name_any())), "{told}");
+    assert!(told.contains("current transaction is aborted"), "{told}");
+    assert_eq!(out, "on\n");
+    assert!(site.tables().await.is_empty());
+
+    // Records: asked, then what became of it, each with the question's name.
+    let records = site.stages[0].path("records");
+    let text: String = std::fs::read_dir(records)
+        .unwrap()
+        .map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap())
+        .collect();
+    let of =
+        |wanted: &str| text.lines().filter(|line| line.contains(wanted) && line.contains("create table story")).count();
+    assert_eq!(
+        (of("\"verdict\":\"ask\""), of("\"verdict\":\"allow\""), of("\"verdict\":\"deny\"")),
+        (2, 1, 1),
+        "{text}"
+    );
+    assert!(text.contains("\"answeredBy\":[\"alice\"]"));
+    drop(one);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_replicas_race_for_one_approval_and_a_late_one_is_good_for_one_retry() {
+    let mut site = Site::new().await;
+    let bundle = site.bundle(AskTerms { timeout_seconds: 5, ..TERMS });
+    site.publish(&bundle).await;
+    let (one, two) = (site.replica(&bundle).await, site.replica(&bundle).await);
+
+    // Nobody answers in time.
+    let (_, told) = ended(site.psql(0, &one, &["create table story_late(id int)"])).await;
+    let late = site.request("story_late", pending).await.name_any();
+    assert!(told.contains(&format!("nobody has answered access request {late} yet")), "{told}");
+    assert!(told.contains("the same command passes, once: send it again"), "{told}");
+    site.answer("alice", "dba", &late, "Approve").unwrap();
+    // Approved in the meantime, it passes at once, at whichever replica, for one of those who send it.
+    let both = [
+        site.psql(0, &one, &["create table story_late(id int)"]),
+        site.psql(1, &two, &["create table story_late(id int)"]),
+    ];
+    let mut told = Vec::new();
+    for psql in both {
+        told.push(ended(psql).await.1);
+    }
+    let ran = told.iter().filter(|told| told.contains("was approved by alice") && !told.contains("ERROR")).count();
+    let refused = told.iter().filter(|told| told.contains("nobody has answered access request")).count();
+    assert_eq!((ran, refused), (1, 1), "{told:#?}");
+    assert_eq!(site.tables().await, ["story_late"]);
+    let used = site.requests().get(&late).await.unwrap().status.unwrap();
+    assert_eq!(used.phase, Phase::Consumed);
+
+    // Another revision of the policy has no use for an answer to the one before.
+    let (_, told) = ended(site.psql(0, &one, &["create table story_changed(id int)"])).await;
+    assert!(told.contains("nobody has answered"), "{told}");
+    let before = site.request("story_changed", pending).await.name_any();
+    site.answer("alice", "dba", &before, "Approve").unwrap();
+    let changed = site.bundle(AskTerms { timeout_seconds: 4, ..TERMS });
+    site.publish(&changed).await;
+    world_becomes(&one.feed, "the change", |world| world.bundle.revision == changed.revision).await;
+    let (_, told) = ended(site.psql(0, &one, &["create table story_changed(id int)"])).await;
+    assert!(told.contains("nobody has answered") && !told.contains(&before), "{told}");
+    assert_eq!(site.tables().await, ["story_late"]);
+}
