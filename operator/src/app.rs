@@ -20,7 +20,7 @@ use crate::bell::Bell;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::controllers::{
-    self, Context, Memory, Reporter, fleets, identity, pod_certificate, policy, publish, target, trust,
+    self, Context, Memory, Reporter, fleets, identity, pod_certificate, policy, publish, request, target, trust,
 };
 use crate::issue::Trust;
 use crate::lease::Leadership;
@@ -186,6 +186,7 @@ fn start_controllers(
     running.spawn(keeper.run(Arc::clone(context), bell.clone(), bell.trust_rung(), stop.clone()));
     running.spawn(pod_certificate::run(Arc::clone(context), bell.clone(), stop.clone()));
     running.spawn(publish::run(Arc::clone(context), bell.publish_rung(), stop.clone()));
+    running.spawn(request::run(Arc::clone(context), stop.clone()));
     running.spawn(forget(Arc::clone(context), stop.clone()));
     running.spawn(context.clock.clone().watch(bell.clone(), stop.clone()));
     running

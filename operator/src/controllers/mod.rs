@@ -8,6 +8,7 @@ pub(crate) mod identity;
 pub(crate) mod pod_certificate;
 pub(crate) mod policy;
 pub(crate) mod publish;
+pub(crate) mod request;
 pub(crate) mod target;
 pub(crate) mod trust;
 

@@ -28,7 +28,7 @@ pub(super) fn terms(rule: &AccessRule) -> Result<policy::AskTerms, Rejected> {
     Ok(terms)
 }
 
-const fn not_by(not_by: NotBy) -> policy::NotBy {
+pub(super) const fn not_by(not_by: NotBy) -> policy::NotBy {
     match not_by {
         NotBy::Requester => policy::NotBy::Requester,
         NotBy::ServiceAccounts => policy::NotBy::ServiceAccounts,

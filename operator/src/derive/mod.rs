@@ -18,6 +18,7 @@ pub mod policy;
 pub mod publish;
 pub mod refs;
 mod renewal;
+pub mod request;
 pub mod rotation;
 pub mod settings;
 pub mod shadow;

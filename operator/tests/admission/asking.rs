@@ -235,6 +235,29 @@ async fn an_approval_is_used_up_by_the_fleet_once_and_then_nothing_changes_any_m
     refused(desk.write(OPERATOR, "denied", json!({"phase": "Approved"})).await, ended);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_question_stands_is_told_and_those_of_long_ago_are_cleared_away() {
+    let desk = Desk::new().await;
+    let soon = k8s_openapi::jiff::Timestamp::now() + Duration::from_secs(4);
+    desk.asked("old", json!({"expiresAt": "2026-01-01T00:00:00Z"})).await;
+    desk.asked("soon", json!({"expiresAt": soon.to_string()})).await;
+    for name in ["approved", "denied"] {
+        desk.asked(name, json!({})).await;
+    }
+    let operator = desk.stage.operator().await;
+    let becomes = async |name: &str, phase: &str| {
+        desk.stage.until(super::OURS, "AccessRequest", "prod", name, |found| found["status"]["phase"] == phase).await
+    };
+    desk.answer(ALICE, "approved", ALICE, &[]).await.unwrap();
+    let approved = becomes("approved", "Approved").await;
+    assert_eq!(approved["status"]["decisions"].as_array().unwrap().len(), 1, "what was answered stays");
+    desk.write(ALICE, "denied", json!({"decisions": [decision("Deny", ALICE)]})).await.unwrap();
+    becomes("denied", "Denied").await;
+    becomes("soon", "Expired").await;
+    desk.stage.until_gone(super::OURS, "AccessRequest", "prod", "old").await;
+    operator.stop().await;
+}
+
 const REQUEST: &str = "
 apiVersion: sallyport.dev/v1alpha1
 kind: AccessRequest
