@@ -8,17 +8,26 @@ mod stage;
 
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Instant;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use sallyport_crds::{AccessRequest, AgentIdentity, Phase, ProtectedTarget};
 use sallyport_harness::{ControlPlane, LeafOptions, Postgres, PostgresOptions};
 use sallyport_policy::{AskTerms, Bundle, Effect, Matcher, NotBy, Rule, TlsMode};
 use sallyport_proxy::{Running, start};
 use serde_json::{Value, json};
 use stage::{LONG, Stage, bundle, world_becomes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_postgres::{AsyncMessage, NoTls};
+use tokio_rustls::TlsConnector;
 
 const TARGET: &str = "orders-db";
 const TERMS: AskTerms =
@@ -162,6 +171,35 @@ impl Site {
             writeln!(input, "{statement};").unwrap();
         }
         child
+    }
+
+    /// A driver of the agent's, connected to that replica; it speaks the extended protocol. With what it is told.
+    async fn driver(&self, at: usize, running: &Running) -> (tokio_postgres::Client, mpsc::UnboundedReceiver<String>) {
+        let stage = &self.stages[at];
+        let pem = |name: &str| std::fs::read(stage.path(name)).unwrap();
+        let certificate = |name: &str| CertificateDer::from_pem_slice(&pem(name)).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate("tls/ca.crt")).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(&pem("agent.key")).unwrap();
+        let tls = ClientConfig::builder().with_root_certificates(roots);
+        let tls = tls.with_client_auth_cert(vec![certificate("agent.crt")], key).unwrap();
+        let mut tcp = TcpStream::connect(running.listen).await.unwrap();
+        tcp.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await.unwrap();
+        assert_eq!(tcp.read_u8().await.unwrap(), b'S');
+        let name = ServerName::try_from("localhost").unwrap();
+        let stream = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.unwrap();
+        let mut config = tokio_postgres::Config::new();
+        config.user("bot").dbname("postgres").ssl_mode(tokio_postgres::config::SslMode::Disable);
+        let (client, mut connection) = config.connect_raw(stream, NoTls).await.unwrap();
+        let (tell, told) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+                if let AsyncMessage::Notice(notice) = message {
+                    tell.send(notice.message().to_owned()).unwrap_or_default();
+                }
+            }
+        });
+        (client, told)
     }
 
     fn requests(&self) -> Api<AccessRequest> {
@@ -315,4 +353,53 @@ async fn two_replicas_race_for_one_approval_and_a_late_one_is_good_for_one_retry
     let (_, told) = ended(site.psql(0, &one, &["create table story_changed(id int)"])).await;
     assert!(told.contains("nobody has answered") && !told.contains(&before), "{told}");
     assert_eq!(site.tables().await, ["story_late"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_waits_at_its_execute_cancels_and_stays_in_step() {
+    let mut site = Site::new().await;
+    let bundle = site.bundle(TERMS);
+    site.publish(&bundle).await;
+    let one = site.replica(&bundle).await;
+    let (client, mut told) = site.driver(0, &one).await;
+    let code = |error: &tokio_postgres::Error| error.as_db_error().map(|error| error.code().code().to_owned());
+
+    // Preparing asks nobody; running does.
+    let create = client.prepare("create table story_driver(id int)").await.unwrap();
+    assert!(site.requests().list(&kube::api::ListParams::default()).await.unwrap().items.is_empty());
+    let running = client.execute(&create, &[]);
+    let answering = async {
+        let name = site.request("story_driver", pending).await.name_any();
+        site.answer("alice", "dba", &name, "Approve").unwrap();
+        name
+    };
+    let (ran, name) = tokio::join!(running, answering);
+    ran.unwrap();
+    assert_eq!(site.tables().await, ["story_driver"]);
+    assert!(told.recv().await.unwrap().contains(&format!("waiting for 1 approval of access request {name}")));
+    assert_eq!(told.recv().await.unwrap(), format!("access request {name} was approved by alice"));
+
+    // What is pipelined behind it waits with it, and gets its own answer.
+    let drop_it = client.prepare("drop table story_driver").await.unwrap();
+    let after = client.prepare("select 7").await.unwrap();
+    let answering = async {
+        let name = site.request("drop table story_driver", pending).await.name_any();
+        site.answer("bob", "dba", &name, "Deny").unwrap();
+    };
+    let (dropped, seven, ()) = tokio::join!(client.execute(&drop_it, &[]), client.query_one(&after, &[]), answering);
+    assert_eq!(code(&dropped.unwrap_err()).as_deref(), Some("42501"));
+    assert_eq!(seven.unwrap().get::<_, i32>(0), 7);
+
+    // Cancelled while it waits: as the server says it, and the session goes on.
+    let cancel = client.cancel_token();
+    let again = client.prepare("create table story_cancelled(id int)").await.unwrap();
+    let cancelling = async {
+        site.request("story_cancelled", pending).await;
+        let tcp = TcpStream::connect(one.listen).await.unwrap();
+        cancel.cancel_query_raw(tcp, NoTls).await.unwrap();
+    };
+    let (cancelled, ()) = tokio::join!(client.execute(&again, &[]), cancelling);
+    assert_eq!(code(&cancelled.unwrap_err()).as_deref(), Some("57014"));
+    assert_eq!(client.query_one(&after, &[]).await.unwrap().get::<_, i32>(0), 7);
+    assert_eq!(site.tables().await, ["story_driver"]);
 }

@@ -11,6 +11,7 @@ use crate::codec::frontend::build::*;
 use crate::codec::{self};
 
 mod model;
+mod waiting;
 
 /// A session, its three buffers, and what is refused: every text that contains `secret`.
 struct Rig {
