@@ -26,4 +26,5 @@ pub use codec::startup::CancelKey;
 pub use protocol::{Postgres, Wish};
 #[cfg(any(test, feature = "fuzzing"))]
 pub use session::fuzzing;
+pub use session::rehearsal::{Rehearsal, Rehearsed};
 pub use session::{Command, Conversation};

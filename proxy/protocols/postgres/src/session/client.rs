@@ -103,6 +103,23 @@ impl Command {
         String::from_utf8_lossy(text.unwrap_or_default())
     }
 
+    /// What the session must know of each statement of a query.
+    pub(super) fn kinds(&self) -> &[sql::StatementKind] {
+        self.described_query().map_or(&[], |described| &described.kinds)
+    }
+
+    /// What each statement of a query does by itself.
+    pub(super) fn actions(&self) -> &[Action] {
+        self.described_query().map_or(&[], |described| &described.actions)
+    }
+
+    fn described_query(&self) -> Option<&sql::Described> {
+        match &self.what {
+            What::Query(Ok(described)) => Some(described),
+            _ => None,
+        }
+    }
+
     pub(super) const fn place(&self) -> Place {
         match self.what {
             // A FunctionCall is answered like a Query: result or error, then ReadyForQuery.

@@ -8,6 +8,7 @@ mod client;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod names;
+pub(crate) mod rehearsal;
 mod spoken;
 #[cfg(test)]
 mod tests;

@@ -26,6 +26,8 @@ pub(crate) const MOST_BYTES: usize = 128 * 1024 * 1024;
 /// Things that one name may stand for at once. Only a session that gives one name many meanings without
 /// ever closing it comes near.
 const MOST_CANDIDATES: usize = 256;
+/// Stands between the texts that one name may stand for where they are recorded.
+pub(super) const OR: &str = "\n-- or, as the name's meaning was still open:\n";
 /// The segment of a meaning that no later message can rely on, for it may fail without anything being skipped.
 pub(crate) const NO_SEGMENT: u64 = u64::MAX;
 
@@ -90,7 +92,7 @@ impl Meaning {
             return Some(Self::One(Arc::clone(only)));
         }
         let texts: Vec<&str> = statements.iter().map(|statement| &*statement.text).collect();
-        let text = texts.join("\n-- or, as the name's meaning was still open:\n");
+        let text = texts.join(OR);
         let operations = statements.iter().flat_map(|statement| statement.described.action.operations.iter().cloned());
         let action = Action { operations: operations.collect() };
         Some(Self::Any(Arc::new(Several { statements, text, action })))
