@@ -27,6 +27,8 @@ pub enum Command {
     Serve(Box<Arguments>),
     /// Print the recordings of this pod.
     Records(RecordsArguments),
+    /// Write the recordings of this pod to standard output as they are, for `sallyport`.
+    Copy(CopyArguments),
     /// Check that recordings are what was written: nothing edited, moved, taken out or cut off.
     Verify(VerifyArguments),
 }
@@ -93,6 +95,14 @@ pub struct RecordsArguments {
     /// The records as they are stored: a JSON object a line.
     #[arg(long)]
     pub json: bool,
+}
+
+/// The arguments of `copy`.
+#[derive(Debug, Args)]
+pub struct CopyArguments {
+    /// Where the recordings are. The default is where the operator mounts them in a replica.
+    #[arg(long, env = "SALLYPORT_RECORDS_DIR", value_name = "DIRECTORY", default_value = "/var/lib/sallyport/records")]
+    pub records_dir: PathBuf,
 }
 
 /// The arguments of `verify`.

@@ -18,6 +18,7 @@ mod admin;
 mod app;
 mod chain;
 mod config;
+mod copying;
 mod doorway;
 mod edges;
 mod listen;
@@ -31,9 +32,15 @@ mod upstream;
 mod verify;
 
 pub use app::{Running, run, start, start_logging, termination};
-pub use config::{Arguments, Cli, Command, Config, ConfigErrors, RecordsArguments, Source, VerifyArguments};
+pub use config::{
+    Arguments, Cli, Command, Config, ConfigErrors, CopyArguments, RecordsArguments, Source, VerifyArguments,
+};
+pub use copying::{receive_recordings, send_recordings};
+pub use edges::files::read_roster;
+pub use edges::namespaces::member;
 pub use edges::recordings::Recordings;
 pub use edges::vault::DirectoryVault;
-pub use reading::print_records;
+pub use reading::{print_records, shown};
 pub use sallyport_core::PolicyFeed;
-pub use verify::verify;
+pub use stored::{Line, lines};
+pub use verify::{verify, verify_against};

@@ -20,6 +20,7 @@ fn main() -> ExitCode {
             }
         },
         Command::Records(arguments) => report(sallyport_proxy::print_records(&arguments)),
+        Command::Copy(arguments) => report(sallyport_proxy::send_recordings(&arguments)),
         Command::Verify(arguments) => match sallyport_proxy::verify(&arguments) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,

@@ -170,7 +170,8 @@ fn number(record: &Value, field: &str) -> Option<u64> {
 }
 
 /// The text with everything that a terminal might act on, or that hides or reorders text, made visible.
-fn shown(text: &str) -> String {
+#[must_use]
+pub fn shown(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
         let hidden = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');

@@ -1,7 +1,7 @@
 //! Recordings as they lie in a directory: files, and lines in them.
 //!
-//! Owns their order and the reading of lines. Touches the records directory. Invariant: a line is read whole
-//! or up to a bound, and its place can be told.
+//! Owns their order and the reading of lines, for this program and for others. Touches the records directory.
+//! Invariant: a line is read whole or up to a bound, and its place can be told.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -30,15 +30,18 @@ pub(crate) fn places(directory: &Path) -> anyhow::Result<Vec<Place>> {
     let mut places = Vec::new();
     for entry in std::fs::read_dir(directory).with_context(unreadable)? {
         let path = entry.with_context(unreadable)?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".jsonl"));
-        if let Some((stem, number)) = name.and_then(|name| name.rsplit_once('-'))
-            && let Ok(number) = number.parse()
-        {
-            places.push(Place { stem: stem.to_owned(), number, path });
+        if let Some((stem, number)) = path.file_name().and_then(|name| name.to_str()).and_then(stem_and_number) {
+            places.push(Place { stem: stem.to_owned(), number, path: path.clone() });
         }
     }
     places.sort();
     Ok(places)
+}
+
+/// What the name of a recording file says: the run it belongs to, and its place among the run's files.
+pub(crate) fn stem_and_number(name: &str) -> Option<(&str, u32)> {
+    let (stem, number) = name.strip_suffix(".jsonl")?.rsplit_once('-')?;
+    Some((stem, number.parse().ok()?))
 }
 
 /// A file read up to its end, which may move.
@@ -50,9 +53,34 @@ pub(crate) struct Tail {
 }
 
 /// A line, and where it stands.
-pub(crate) struct Line {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) place: String,
+#[derive(Debug)]
+pub struct Line {
+    /// What it holds, without the line break.
+    pub bytes: Vec<u8>,
+    /// The file and the number of the line in it.
+    pub place: String,
+}
+
+/// Every line of the recordings in a directory: run by run, each in the order in which it was written.
+///
+/// # Errors
+/// When the directory, or later a file in it, cannot be read.
+pub fn lines(directory: &Path) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Line>>> {
+    let mut places = places(directory)?.into_iter();
+    let mut file: Option<Tail> = None;
+    Ok(std::iter::from_fn(move || {
+        loop {
+            if let Some(tail) = &mut file
+                && let Some(line) = tail.line(false).map_err(Into::into).transpose()
+            {
+                return Some(line);
+            }
+            match Tail::open(&places.next()?.path) {
+                Ok(tail) => file = Some(tail),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }))
 }
 
 impl Tail {

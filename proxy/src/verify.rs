@@ -27,13 +27,19 @@ const TOLD: usize = 100;
 /// # Errors
 /// When the directory, the anchor or standard output cannot be used.
 pub fn verify(arguments: &VerifyArguments) -> anyhow::Result<bool> {
-    verify_to(arguments, &mut io::stdout().lock())
+    let target = arguments.anchor.as_deref().map(read_target).transpose()?;
+    verify_against(&arguments.records_dir, target.as_ref(), &mut io::stdout().lock())
 }
 
-fn verify_to(arguments: &VerifyArguments, out: &mut impl Write) -> anyhow::Result<bool> {
-    let mut anchors = arguments.anchor.as_deref().map(read_anchors).transpose()?.unwrap_or_default();
+/// Checks the recordings in `directory` against the anchors in the status of `target`, an object as JSON; whether
+/// all of it holds.
+///
+/// # Errors
+/// When the directory cannot be read, the target anchors nothing, or `out` cannot be written.
+pub fn verify_against(directory: &Path, target: Option<&Value>, out: &mut impl Write) -> anyhow::Result<bool> {
+    let mut anchors = target.map(anchors).transpose()?.unwrap_or_default();
     let mut runs: BTreeMap<String, Vec<Tail>> = BTreeMap::new();
-    for place in places(&arguments.records_dir)? {
+    for place in places(directory)? {
         runs.entry(place.stem).or_default().push(Tail::open(&place.path)?);
     }
     let mut holds = true;
@@ -54,8 +60,8 @@ fn verify_to(arguments: &VerifyArguments, out: &mut impl Write) -> anyhow::Resul
     Ok(holds)
 }
 
-/// The anchors by run: `status.replicas[].recording` and `status.recordings[]` of the target as JSON.
-fn read_anchors(path: &Path) -> anyhow::Result<BTreeMap<String, Head>> {
+/// The target whose status holds the anchors.
+fn read_target(path: &Path) -> anyhow::Result<Value> {
     let unreadable = || format!("--anchor {} cannot be read", path.display());
     let mut text = String::new();
     let stdin = path.as_os_str() == "-";
@@ -65,8 +71,12 @@ fn read_anchors(path: &Path) -> anyhow::Result<BTreeMap<String, Head>> {
         std::fs::File::open(path).with_context(unreadable)?.take(ANCHORS).read_to_string(&mut text)
     };
     read.with_context(unreadable)?;
-    let target: Value = serde_json::from_str(&text)
-        .with_context(|| format!("--anchor {}: no JSON: pass kubectl get target NAME -o json", path.display()))?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("--anchor {}: no JSON: pass kubectl get target NAME -o json", path.display()))
+}
+
+/// The anchors by run: `status.replicas[].recording` and `status.recordings[]` of the target.
+fn anchors(target: &Value) -> anyhow::Result<BTreeMap<String, Head>> {
     let list = |pointer: &str| target.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default();
     let live =
         list("/status/replicas").into_iter().filter_map(|mut replica| replica.get_mut("recording").map(Value::take));
@@ -77,13 +87,13 @@ fn read_anchors(path: &Path) -> anyhow::Result<BTreeMap<String, Head>> {
             let run = recording.get("run")?.as_str()?.to_owned();
             Some((run, Head { records: recording.get("records")?.as_u64()?, hash }))
         })();
-        let (run, head) = head.with_context(|| format!("--anchor: {recording} is no run, records and hash"))?;
+        let (run, head) =
+            head.with_context(|| format!("the target's status: {recording} is no run, records and hash"))?;
         anchors.insert(run, head);
     }
     anyhow::ensure!(
         !anchors.is_empty(),
-        "--anchor {}: no recording is anchored in it: pass kubectl get target NAME -o json",
-        path.display()
+        "no recording is anchored in the target's status: pass kubectl get target NAME -o json"
     );
     Ok(anchors)
 }
@@ -262,7 +272,8 @@ mod tests {
             place.path().to_owned()
         });
         let mut out = Vec::new();
-        let holds = verify_to(&VerifyArguments { records_dir: dir.path().to_owned(), anchor }, &mut out).unwrap();
+        let target = anchor.as_deref().map(|path: &Path| read_target(path).unwrap());
+        let holds = verify_against(dir.path(), target.as_ref(), &mut out).unwrap();
         (holds, String::from_utf8(out).unwrap())
     }
 

@@ -87,7 +87,10 @@ fn read(path: &Path) -> Result<String, String> {
 }
 
 /// A roster: `members:` and a list, in YAML or JSON.
-fn read_roster(text: &str) -> Result<Roster, String> {
+///
+/// # Errors
+/// When it is empty, or not of this form.
+pub fn read_roster(text: &str) -> Result<Roster, String> {
     if text.trim().is_empty() {
         return Err("the roster is empty: write \"members: []\" if nobody shall be met".to_owned());
     }

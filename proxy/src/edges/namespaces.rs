@@ -121,7 +121,9 @@ fn written(identity: &AgentIdentity) -> Option<SystemTime> {
     specs.filter_map(|entry| entry.time.as_ref()).map(|time| SystemTime::from(time.0)).max()
 }
 
-fn member(namespace: &str, identity: &AgentIdentity) -> Member {
+/// What a fleet knows of an identity.
+#[must_use]
+pub fn member(namespace: &str, identity: &AgentIdentity) -> Member {
     let created = identity.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
     let revoked = identity.spec.revoke_before.as_ref().map_or(i64::MIN, |time| time.0.as_second());
     Member {
