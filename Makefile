@@ -79,6 +79,11 @@ kind: images ## a kind cluster with these images loaded and config/ applied (nee
 	for image in operator proxy; do kind load image-archive build/images/$$image.tar --name sallyport; done
 	kubectl apply --server-side -k config/default
 
+.PHONY: install-cli
+install-cli: ## `sallyport`, and with it `kubectl sallyport`, where cargo installs programs
+	$(CARGO) install --locked --path cli
+	@cd "$${CARGO_HOME:-$$HOME/.cargo}/bin" && ln -sf sallyport kubectl-sallyport
+
 .PHONY: renewals
 renewals: setup cluster-binaries images-dev ## a pod's certificate through two renewals of a real kubelet (up to 36 minutes)
 	$(CARGO) test --package sallyport-e2e --test stories -- --ignored --nocapture two_renewals

@@ -265,6 +265,11 @@ pub fn operator_binary() -> Result<PathBuf> {
     binary("sallyport-operator", "SALLYPORT_OPERATOR_BIN")
 }
 
+/// The command line's binary: `$SALLYPORT_CLI_BIN`, or the one built beside this test.
+pub fn cli_binary() -> Result<PathBuf> {
+    binary("sallyport", "SALLYPORT_CLI_BIN")
+}
+
 fn binary(name: &str, variable: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
         return Ok(path.into());

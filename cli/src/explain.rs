@@ -1,0 +1,150 @@
+//! `explain`: what would happen to a statement, and by which rule.
+//!
+//! Owns the question and how its answer is told. Touches what [`crate::source`] reads, and a writer. Invariant: the
+//! proxy's own code says what a text does and what policy says of it; an operation's verdict is the one it has alone.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::bail;
+use sallyport_policy::{Action, Operation, World, can_be_shown};
+use sallyport_postgres::Rehearsal;
+use sallyport_proxy::shown;
+use serde::Serialize;
+
+use crate::Answer;
+use crate::arguments::{AgentName, ExplainArguments, Output, Reach};
+use crate::cluster::Cluster;
+use crate::ruled::{Ruled, Word};
+use crate::source;
+
+/// What would happen to a text.
+#[derive(Debug, Serialize)]
+pub struct Explained {
+    /// `<namespace>/<name>` of the target.
+    pub target: String,
+    /// The bundle's revision.
+    pub revision: String,
+    /// The agent's SPIFFE ID.
+    pub agent: String,
+    /// The credential of the session.
+    pub credential: String,
+    /// Of all of it.
+    #[serde(flatten)]
+    pub ruled: Ruled,
+    /// Statement by statement.
+    pub statements: Vec<ExplainedStatement>,
+}
+
+/// One statement.
+#[derive(Debug, Serialize)]
+pub struct ExplainedStatement {
+    /// What it does.
+    pub operations: Vec<ExplainedOperation>,
+}
+
+/// One operation, and the verdict it has by itself.
+#[derive(Debug, Serialize)]
+pub struct ExplainedOperation {
+    /// For a person.
+    pub operation: String,
+    /// The verdict.
+    #[serde(flatten)]
+    pub ruled: Ruled,
+}
+
+/// What would happen to `text` at the start of a session of `agent`.
+///
+/// # Errors
+/// When the agent's name is none, or the bundle is of a protocol or has settings that are not known here.
+pub fn explain(world: &World, agent: (&str, &str), credential: &str, text: &str) -> anyhow::Result<Explained> {
+    let bundle = &world.bundle;
+    let agent = AgentName { namespace: agent.0.to_owned(), name: agent.1.to_owned() };
+    let session = source::session(world, &agent, credential)?;
+    if bundle.upstream.protocol != "postgres" {
+        bail!("the target speaks {}: this program explains postgres", bundle.upstream.protocol);
+    }
+    let mut rehearsal = Rehearsal::new(&bundle.upstream.settings).map_err(anyhow::Error::msg)?;
+    let (action, statements) = match rehearsal.query(text) {
+        Ok(rehearsed) => (rehearsed.action, rehearsed.statements),
+        Err(fault) => (Err(sallyport_policy::Denial::not_understood(fault.to_string())), Vec::new()),
+    };
+    let alone = |operation: &Operation| ExplainedOperation {
+        operation: operation.to_string(),
+        ruled: Ruled::on(world, &session, &Ok(Action { operations: vec![operation.clone()] })),
+    };
+    let mut ruled = Ruled::on(world, &session, &action);
+    if ruled.verdict == Word::Ask && !can_be_shown(text, &[]) {
+        // The gate refuses it without a question.
+        ruled.verdict = Word::Deny;
+        ruled.reason = Some("it would need an approval and is too long to show, or holds a zero byte".to_owned());
+    }
+    Ok(Explained {
+        target: format!("{}/{}", bundle.target.namespace, bundle.target.name),
+        revision: bundle.revision.clone(),
+        agent: session.identity.to_string(),
+        credential: session.credential.clone(),
+        ruled,
+        statements: statements
+            .iter()
+            .map(|statement| ExplainedStatement { operations: statement.operations.iter().map(alone).collect() })
+            .collect(),
+    })
+}
+
+/// Answers `sallyport explain`.
+pub(crate) async fn run(reach: &Reach, arguments: &ExplainArguments, out: &mut impl Write) -> anyhow::Result<Answer> {
+    let agent = &arguments.agent;
+    let in_files = source::world_in_files(&arguments.files)?;
+    let (target, given) = match (&in_files, &arguments.first, &arguments.second) {
+        (Some(_), Some(_), Some(_)) => bail!("with --bundle the target is known: leave TARGET out"),
+        (Some(_), sql, None) => (None, sql),
+        (None, Some(target), sql) => (Some(target), sql),
+        (None, None, _) => bail!("name the ProtectedTarget, or give --bundle and --roster"),
+        (Some(_), None, Some(_)) => (None, &arguments.second),
+    };
+    let text = match (given, &arguments.file) {
+        (Some(_), Some(_)) => bail!("the statement is given twice, as an argument and by --file: leave one out"),
+        (Some(text), None) => text.clone(),
+        (None, file) => source::text_of(file.as_deref().unwrap_or(Path::new("-")))?,
+    };
+    let world = match (in_files, target) {
+        (Some(world), _) => world,
+        (None, target) => {
+            let cluster = Cluster::reach(reach).await?;
+            let bundle = cluster.bundle(target.map_or("", String::as_str)).await?;
+            let member = cluster.member(&agent.namespace, &agent.name).await?;
+            source::world(bundle, source::roster_of(member))
+        }
+    };
+    let explained = explain(&world, (&agent.namespace, &agent.name), &arguments.credential, &text)?;
+    match arguments.output {
+        Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&explained)?)?,
+        Output::Text => tell(&explained, out)?,
+    }
+    Ok(match explained.ruled.verdict {
+        Word::Allow => Answer::Yes,
+        Word::Ask => Answer::Ask,
+        Word::Deny => Answer::No,
+    })
+}
+
+fn tell(explained: &Explained, out: &mut impl Write) -> anyhow::Result<()> {
+    let Explained { target, revision, agent, credential, ruled, statements } = explained;
+    writeln!(out, "{} by {}", ruled.verdict, shown(&ruled.by()))?;
+    if let (Some(_), Some(reason)) = (&ruled.rule, &ruled.reason) {
+        let what = if ruled.verdict == Word::Ask { "the command" } else { "the agent is told:" };
+        writeln!(out, "  {what} {}", shown(reason))?;
+    }
+    writeln!(out, "  {agent} as {} on {target}, bundle {revision}", shown(credential))?;
+    for (number, statement) in statements.iter().enumerate() {
+        writeln!(out, "statement {}", number + 1)?;
+        for ExplainedOperation { operation, ruled } in &statement.operations {
+            writeln!(out, "  {:<5}  {}  by {}", ruled.verdict, shown(operation), shown(&ruled.by()))?;
+        }
+        if statement.operations.is_empty() {
+            writeln!(out, "  does nothing by itself")?;
+        }
+    }
+    Ok(())
+}
