@@ -68,6 +68,15 @@ pub enum Command {
     /// suspended or revoked is left out of it.
     #[command(after_help = PREVIEW)]
     Preview(PreviewArguments),
+    /// What fleets ask people: commands that wait for an approval.
+    #[command(after_help = REQUESTS)]
+    Requests(RequestsArguments),
+    /// Approve a command, once, after it was shown whole.
+    #[command(after_help = APPROVE)]
+    Approve(AnswerArguments),
+    /// Deny a command, whoever else approves it.
+    #[command(after_help = DENY)]
+    Deny(AnswerArguments),
     /// Completions for a shell.
     #[command(after_help = "Examples:\n  source <(sallyport completions bash)")]
     Completions {
@@ -108,6 +117,22 @@ const PREVIEW: &str = "Examples:
   sallyport preview -f draft.yaml --bundle bundle.json --roster roster.yaml --records-dir records/
 
 Exit status: 0 no verdict would change, 1 some would, 2 no answer (usage, unreachable, unreadable).";
+
+const REQUESTS: &str = "Examples:
+  sallyport requests -A
+  sallyport requests -n shop --all -o json
+
+Needs to list AccessRequests (ClusterRole sallyport-approver has that, and the right to answer).";
+
+const APPROVE: &str = "Examples:
+  sallyport approve -n shop orders-db-x7k2p --comment 'reviewed in CHG-1234'
+  sallyport approve -n shop orders-db-x7k2p --yes      # shown all the same, not confirmed
+
+The answer bears your own user name and the API server holds you to it: nobody answers a question of their own, no agent
+answers, nothing is answered late, and no answer is ever changed.";
+
+const DENY: &str = "Examples:
+  sallyport deny -n shop orders-db-x7k2p --comment 'not before Monday'";
 
 /// Where recordings come from.
 #[derive(Debug, Default, Args)]
@@ -175,6 +200,34 @@ pub struct PreviewArguments {
     /// How to tell it.
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Output,
+}
+
+/// The arguments of `requests`.
+#[derive(Debug, Args)]
+pub struct RequestsArguments {
+    /// Those of all namespaces.
+    #[arg(short = 'A', long)]
+    pub(crate) all_namespaces: bool,
+    /// Those that need no answer any more as well.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// How to tell it.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+/// The arguments of `approve` and `deny`.
+#[derive(Debug, Args)]
+pub struct AnswerArguments {
+    /// The AccessRequest.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Why, for the agent and the records; 512 characters at most.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) comment: Option<String>,
+    /// Do not ask for a confirmation; the command is shown all the same.
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 /// The arguments of `explain`.

@@ -7,11 +7,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
-use kube::api::{AttachParams, ListParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{AttachParams, ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, ResourceExt};
-use sallyport_crds::{AgentIdentity, ProtectedTarget};
+use sallyport_crds::{AccessRequest, AgentIdentity, Answer, Decision, ProtectedTarget};
 use sallyport_policy::{Bundle, Member};
 use sallyport_proxy::{member, receive_recordings, shown};
 use serde_json::Value;
@@ -97,6 +99,65 @@ impl Cluster {
         let what = format!("the AgentIdentities of namespace {namespace}");
         let found = asked(&what, identities.list(&ListParams::default())).await?;
         Ok(found.items.iter().map(|identity| member(namespace, identity)).collect())
+    }
+
+    /// The questions to people.
+    pub(crate) async fn requests(&self, everywhere: bool) -> anyhow::Result<Vec<AccessRequest>> {
+        let (requests, place) = if everywhere {
+            (Api::all(self.client.clone()), "all namespaces".to_owned())
+        } else {
+            (Api::namespaced(self.client.clone(), &self.namespace), format!("namespace {}", self.namespace))
+        };
+        let found = asked(&format!("the AccessRequests of {place}"), requests.list(&ListParams::default())).await?;
+        Ok(found.items)
+    }
+
+    /// One question.
+    pub(crate) async fn request(&self, name: &str) -> anyhow::Result<AccessRequest> {
+        let requests: Api<AccessRequest> = Api::namespaced(self.client.clone(), &self.namespace);
+        let what = format!("AccessRequest {}/{name}", self.namespace);
+        let found = asked(&what, requests.get_opt(name)).await?;
+        found.with_context(|| format!("{what}: there is none: see sallyport requests --all-namespaces"))
+    }
+
+    /// Under which name the API server knows whoever asks.
+    pub(crate) async fn own_name(&self) -> anyhow::Result<String> {
+        let reviews: Api<SelfSubjectReview> = Api::all(self.client.clone());
+        let asking = SelfSubjectReview::default();
+        let review = asked("your own user name", reviews.create(&PostParams::default(), &asking)).await?;
+        let user = review.status.and_then(|status| status.user_info).and_then(|user| user.username);
+        user.context("the API server does not say under which name it knows you")
+    }
+
+    /// Writes an answer beside those that `request` had when it was shown; where it has others now, nothing is written.
+    pub(crate) async fn decide(
+        &self,
+        mut request: AccessRequest,
+        by: &str,
+        decision: Answer,
+        comment: Option<&str>,
+    ) -> anyhow::Result<()> {
+        let name = request.name_any();
+        let at = Time(jiff::Timestamp::from_second(jiff::Timestamp::now().as_second())?);
+        let decision = Decision { decision, by: by.to_owned(), at, comment: comment.map(str::to_owned) };
+        request.status.get_or_insert_default().decisions.push(decision);
+        let requests: Api<AccessRequest> = Api::namespaced(self.client.clone(), &self.namespace);
+        let what = format!("the answer to AccessRequest {}/{name}", self.namespace);
+        let written = timeout(PATIENCE, requests.replace_status(&name, &PostParams::default(), &request)).await;
+        match written {
+            Ok(Ok(_)) => Ok(()),
+            // It has the resource version of what was shown.
+            Ok(Err(kube::Error::Api(status))) if status.is_conflict() => {
+                bail!("{what} was not written: the question has changed since it was shown: look again")
+            }
+            Ok(Err(kube::Error::Api(status))) => {
+                bail!("{what} was not written: the API server refuses it: {}", shown(&status.message))
+            }
+            Ok(Err(error)) => Err(error).with_context(|| what),
+            Err(_) => {
+                bail!("{what}: the API server has not answered for {} s: look whether it stands", PATIENCE.as_secs())
+            }
+        }
     }
 
     /// The target, whose status has the anchors of its recordings.

@@ -22,6 +22,7 @@ mod explain;
 mod preview;
 mod recordings;
 mod replay;
+mod requests;
 mod ruled;
 mod sessions;
 mod source;
@@ -30,6 +31,8 @@ mod verify;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+
+use sallyport_crds::Answer as Said;
 
 pub use arguments::{Cli, Command};
 pub use explain::{Explained, explain};
@@ -68,6 +71,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<Answer> {
         Command::Replay(arguments) => replay::run(&cli.reach, &arguments, &mut out).await,
         Command::Verify(arguments) => verify::run(&cli.reach, &arguments, &mut out).await,
         Command::Preview(arguments) => preview::run(&cli.reach, &arguments, &mut out).await,
+        Command::Requests(arguments) => requests::list(&cli.reach, &arguments, &mut out).await,
+        Command::Approve(arguments) => requests::answer(&cli.reach, &arguments, Said::Approve, &mut out).await,
+        Command::Deny(arguments) => requests::answer(&cli.reach, &arguments, Said::Deny, &mut out).await,
         Command::Completions { shell } => {
             arguments::completions(shell, &mut out);
             Ok(Answer::Yes)
