@@ -154,7 +154,7 @@ pub struct AccessRequestStatus {
 }
 
 /// One user's answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 pub struct Decision {
     /// The answer.
     pub decision: Answer,
@@ -166,6 +166,7 @@ pub struct Decision {
     /// Why, for the agent and the records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = ("!self.matches('[[:cntrl:]]')", "a comment is one line without control characters"))]
     pub comment: Option<String>,
 }
 

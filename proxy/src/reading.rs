@@ -133,13 +133,20 @@ fn command(asked: &Value, outcome: Option<&Value>) -> String {
                 (how, code) => format!("  {how} {code}"),
             };
             let micros = number(outcome, "durationMicros").unwrap_or_default();
-            format!("{rows}  {:?}{how}", Duration::from_micros(micros))
+            format!("{rows}  {:?}{how}{}", Duration::from_micros(micros), approved_by(asked))
         }
+        None if verdict == "ask" => format!("access request {}", text(asked, "request")),
         None if verdict == "allow" => "no outcome recorded".to_owned(),
         None => text(asked, "reason").to_owned(),
     };
     let _infallible = write!(line, "{}  {}", shown(&end), shown(text(asked, "text")));
     line
+}
+
+/// Who approved it, where people were asked.
+fn approved_by(asked: &Value) -> String {
+    let people: Vec<_> = asked["answeredBy"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if people.is_empty() { String::new() } else { format!("  approved by {}", people.join(", ")) }
 }
 
 fn session(record: &Value) -> String {

@@ -11,8 +11,10 @@ use sallyport_policy::{AskTerms, IdentityName, Reply, Tally};
 
 use super::asking;
 
-/// How long a question is kept after it has expired: records hold it longer.
+/// How long a question that somebody answered is kept after it has expired: records hold it longer.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long one is that nobody answered. An agent makes them as it likes, people do not answer as fast.
+const KEPT_UNANSWERED: Duration = Duration::from_secs(3600);
 
 /// What to do about a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +34,8 @@ pub fn plan(request: &AccessRequest, trust_domain: &str, now: Timestamp) -> Plan
     let told = request.status.as_ref().map_or(Phase::Pending, |status| status.phase);
     let stands = stands(request, trust_domain, now >= expires);
     let left = |until: Timestamp| Duration::try_from(until.duration_since(now)).ok().filter(|left| !left.is_zero());
-    let gone = expires.checked_add(KEPT).unwrap_or(Timestamp::MAX);
+    let answered = request.status.as_ref().is_some_and(|status| !status.decisions.is_empty());
+    let gone = expires.checked_add(if answered { KEPT } else { KEPT_UNANSWERED }).unwrap_or(Timestamp::MAX);
     let again = left(expires).or_else(|| left(gone));
     Plan { phase: (stands != told).then_some(stands), clear_away: again.is_none(), again }
 }
@@ -133,14 +136,18 @@ mod tests {
     }
 
     #[test]
-    fn it_is_looked_at_when_it_expires_and_cleared_away_a_week_later() {
-        let look = |now: i64| {
-            let Plan { clear_away, again, .. } = plan(&request(&[]), "cluster.local", at(now));
+    fn it_is_looked_at_when_it_expires_and_cleared_away_some_time_after() {
+        let look = |answers: &[(&str, Answer)], now: i64| {
+            let Plan { clear_away, again, .. } = plan(&request(answers), "cluster.local", at(now));
             (clear_away, again.map(|again| again.as_secs()))
         };
         let week = 7 * 24 * 3600;
-        assert_eq!(look(0), (false, Some(1000)));
-        assert_eq!(look(1000), (false, Some(week)));
-        assert_eq!(look(1000 + i64::try_from(week).unwrap()), (true, None));
+        let denied = [("bob", Answer::Deny)];
+        assert_eq!(look(&denied, 0), (false, Some(1000)));
+        assert_eq!(look(&denied, 1000), (false, Some(week)));
+        assert_eq!(look(&denied, 1000 + i64::try_from(week).unwrap()), (true, None));
+        // What nobody answered interests nobody for as long.
+        assert_eq!(look(&[], 1000), (false, Some(3600)));
+        assert_eq!(look(&[], 4600), (true, None));
     }
 }

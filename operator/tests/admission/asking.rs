@@ -165,6 +165,10 @@ async fn an_answer_is_given_in_ones_own_name_by_a_person_in_time_and_stays() {
         refused(taken_back, "a decision is never changed or removed");
     }
     refused(desk.answer(ALICE, "one", ALICE, std::slice::from_ref(&alice)).await, "uplicate");
+    let mut escaping = decision("Deny", BOB);
+    escaping["comment"] = json!("no\u{1b}[2J");
+    let written = desk.write(BOB, "one", json!({"decisions": [alice.clone(), escaping]})).await;
+    refused(written, "a comment is one line without control characters");
     desk.answer(BOB, "one", BOB, &[alice]).await.unwrap();
     assert_eq!(desk.phase("one").await["decisions"].as_array().unwrap().len(), 2);
 

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use sallyport_policy::{
-    Ask, Denial, DenyReason, RecordingLevel, RuleRef, Session, Terms, Upstream, Verdict, World, decide,
+    Ask, Denial, DenyReason, NotApproved, RecordingLevel, RuleRef, Session, Terms, Upstream, Verdict, World, decide,
     is_outside_binding, standing, terms,
 };
 use tokio::time::{Instant, timeout};
@@ -454,7 +454,17 @@ impl Gate {
         match self.rule(&conversation.describe(&command), conversation.transaction(), &before) {
             Ruling::Granted(number) => Judged::Granted(Granted { command, number, upstream }),
             Ruling::Refused(denial) => Judged::Refused(Refused { command, denial, upstream }),
-            Ruling::Asked(question, ask) => Judged::Asked(self.waiting(command, question, ask, before)),
+            Ruling::Asked(question, ask) => {
+                let asked = self.waiting(command, question, ask, before);
+                match conversation.hides(&asked.command) {
+                    Some(cause) => {
+                        let why = NotApproved::NotShown { cause };
+                        let denial = not_approved(&asked.question.policy, &asked.question.rule, why);
+                        Judged::Refused(self.refuse_asked(conversation, asked, denial, upstream))
+                    }
+                    None => Judged::Asked(asked),
+                }
+            }
         }
     }
 

@@ -185,6 +185,11 @@ pub trait Conversation: Send {
         true
     }
 
+    /// Why people could not see from its text what a command would run, where that is so: then nobody is asked.
+    fn hides(&self, _command: &Self::Command) -> Option<&'static str> {
+        None
+    }
+
     /// Whether a command that came and was not forwarded yet is not to run any more, because of what the target has
     /// answered to one before it. Its client knows that, and expects nothing for it.
     fn overtaken(&self) -> bool {

@@ -85,16 +85,16 @@ impl Desk {
         let (agent, target) = (&question.agent, &question.target.name);
         let of_agent =
             format!("spec.target={target},spec.agent.namespace={},spec.agent.name={}", agent.namespace(), agent.name());
-        let of_agent = ListParams::default().fields(&of_agent).limit(MOST_LISTED);
+        let of_command = format!("{of_agent},spec.command.digest={}", question.digest);
         for _ in 0..TRIES {
-            let all = self.requests.list(&of_agent).await.map_err(|error| cannot_ask(&error))?.items;
+            let same = self.listed(&of_command).await?;
             let now = SystemTime::now();
-            let same: Vec<_> = all.iter().filter(|request| asks_the_same(request, question)).collect();
             let open = |request: &&AccessRequest| is_open(request, now);
-            if let Some(found) = same.iter().copied().filter(open).min_by_key(|request| rank(request, question)) {
+            let answerable = same.iter().filter(|request| asks_the_same(request, question)).filter(open);
+            if let Some(found) = answerable.min_by_key(|request| rank(request, question)) {
                 return Ok(found.clone());
             }
-            if all.iter().filter(open).count() >= MOST_OPEN {
+            if self.listed(&of_agent).await?.iter().filter(open).count() >= MOST_OPEN {
                 return Err(format!("this agent has {MOST_OPEN} questions open here already: wait for their answers"));
             }
             let made = made(question, same.len() + 1, now);
@@ -106,6 +106,11 @@ impl Desk {
             }
         }
         Err("too many ask the same at the same time: try again".to_owned())
+    }
+
+    async fn listed(&self, fields: &str) -> Result<Vec<AccessRequest>, String> {
+        let some = ListParams::default().fields(fields).limit(MOST_LISTED);
+        self.requests.list(&some).await.map(|list| list.items).map_err(|error| cannot_ask(&error))
     }
 
     async fn used_up(&self, question: &Question, name: &str) -> Result<(), DeskFault> {

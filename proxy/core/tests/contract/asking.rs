@@ -355,6 +355,16 @@ async fn what_cannot_be_asked_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_does_not_show_what_it_runs_is_refused_and_nobody_asked() {
+    let (mut stage, mut agent, _target) = stage(TERMS).await;
+    agent.say("alter hidden\n").await;
+    let told = agent.line().await.unwrap();
+    assert_eq!(told, "refused needs an approval by policy bots, rule ddl: it does not show what it runs");
+    assert_eq!(verdicts(&stage), ["1 deny -"]);
+    assert!(stage.nobody_asks());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deny_is_not_asked_about() {
     let (mut stage, mut agent, _target) = stage(TERMS).await;
     agent.say("drop orders\n").await;

@@ -237,6 +237,10 @@ impl Conversation for Lines {
         true
     }
 
+    fn hides(&self, command: &Line) -> Option<&'static str> {
+        command.text.ends_with(" hidden").then_some("it does not show what it runs")
+    }
+
     fn hasten(&mut self) -> &'static [u8] {
         if std::mem::take(&mut self.held) { b"go\n" } else { b"" }
     }

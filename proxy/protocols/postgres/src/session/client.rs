@@ -14,7 +14,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::block_in_place;
 
 use super::names::{LONGEST_NAME, Meaning, NO_SEGMENT, Portal, Statement};
-use super::spoken::{gives_names, speaks_of_names};
+use super::spoken::{gives_names, runs_names, speaks_of_names};
 use super::{Awaits, Conversation, Effect, InFlight, MOST_IN_FLIGHT, Skip};
 use crate::codec::backend::ready_for_query;
 use crate::codec::frontend::{self, Frame, Kind, Space};
@@ -126,6 +126,18 @@ impl Command {
             What::Query(_) | What::FunctionCall => Place::Query,
             What::Parse(_) | What::Bind(_) | What::Execute(_) => Place::Extended,
             What::Plain(_) | What::CopyData | What::CopyEnd => Place::Nowhere,
+        }
+    }
+
+    /// Whether it runs, by SQL, what a name stands for that was given before.
+    pub(super) fn runs_by_name(&self) -> bool {
+        match &self.what {
+            What::Query(Ok(described)) => runs_names(described),
+            What::Execute(Ok(portal)) => {
+                portal.meaning.statements().iter().any(|statement| runs_names(&statement.described))
+                    || portal.meaning.statements().len() > 1
+            }
+            _ => false,
         }
     }
 

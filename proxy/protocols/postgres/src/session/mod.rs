@@ -279,6 +279,12 @@ impl protocol::Conversation for Conversation {
         between_messages
     }
 
+    fn hides(&self, command: &Command) -> Option<&'static str> {
+        command.runs_by_name().then_some(
+            "it runs another statement by its name, which does not show that statement: send the statement itself",
+        )
+    }
+
     /// After an error the server skips everything up to the next Sync, and so does this side.
     fn overtaken(&self) -> bool {
         self.skip != Skip::No

@@ -151,6 +151,11 @@ pub(super) fn speaks_of_names(described: &Described) -> bool {
     described.kinds.iter().any(|kind| runs_a_name(kind) || naming(kind).is_some())
 }
 
+/// Whether a text runs what names stand for.
+pub(super) fn runs_names(described: &Described) -> bool {
+    described.kinds.iter().any(runs_a_name)
+}
+
 const fn runs_a_name(kind: &StatementKind) -> bool {
     matches!(kind, StatementKind::Execute(_) | StatementKind::Fetch(_))
 }

@@ -33,6 +33,23 @@ fn a_notice_is_a_message_of_its_own_never_inside_another() {
 }
 
 #[test]
+fn what_runs_another_statement_by_its_name_does_not_show_it() {
+    let mut rig = Rig::new();
+    let mut hides = |text: &str| {
+        rig.input.extend_from_slice(&query(text));
+        let Next::Command(command) = rig.session.next(&mut rig.input, &mut rig.client).unwrap() else {
+            panic!("{text}")
+        };
+        rig.session.hides(&command).is_some()
+    };
+    assert!(hides("execute p"));
+    assert!(hides("select 1; fetch all from c"));
+    assert!(!hides("prepare p as delete from orders"));
+    assert!(!hides("declare c cursor for select 1"));
+    assert!(!hides("drop table orders"));
+}
+
+#[test]
 fn a_command_behind_an_error_is_overtaken_up_to_the_sync() {
     let mut rig = Rig::new();
     rig.send(&[parse("", "select 1/0"), bind("", "", &[], 0)]);
