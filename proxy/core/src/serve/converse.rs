@@ -182,9 +182,10 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
                     Poll::Ready(Progress::Signal(fired))
                 }
                 Poll::Pending if alarm.as_mut().poll(cx).is_ready() => Poll::Ready(Progress::Alarm),
-                Poll::Pending => match self.held.as_mut().map(|held| held.poll(cx)) {
-                    Some(Poll::Ready(news)) => Poll::Ready(Progress::News(news)),
-                    _ => self.poll_progress(cx, stall.as_mut()),
+                // Whether the client is still there first: nothing is used up for one that has left.
+                Poll::Pending => match (self.poll_progress(cx, stall.as_mut()), &mut self.held) {
+                    (Poll::Pending, Some(held)) => held.poll(cx).map(Progress::News),
+                    (progress, _) => progress,
                 },
             });
             let heard = match progress.await {

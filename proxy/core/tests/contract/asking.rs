@@ -277,6 +277,21 @@ async fn a_client_that_leaves_while_it_waits_never_runs_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_used_up_for_a_client_that_has_left_when_the_answer_comes() {
+    let (mut stage, mut agent, target) = stage(TERMS).await;
+    agent.say("alter orders\n").await;
+    let asking = stage.asked().await;
+    asking.stands("q-1", &[]);
+    agent.line().await.unwrap();
+    // Both in the same moment, before the session runs again.
+    drop(agent.tls);
+    asking.stands("q-1", &["+alice"]);
+    asking.let_go().await;
+    assert_eq!(target.rest().await, "quit\n");
+    assert!(stage.desk.spent.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_proxy_that_goes_away_lets_who_waits_go_at_once() {
     let (mut stage, mut agent, target) = stage(TERMS).await;
     agent.say("alter orders\n").await;
