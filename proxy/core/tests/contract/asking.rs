@@ -245,6 +245,30 @@ async fn a_policy_that_changes_while_the_approval_is_used_up_wins_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_approval_that_was_used_up_for_a_session_that_ended_stays_used_up() {
+    let (mut stage, mut agent, target) = stage(TERMS).await;
+    let shut = std::sync::Arc::clone(&stage.desk.open).acquire_owned().await.unwrap();
+    agent.say("alter orders\n").await;
+    let asking = stage.asked().await;
+    asking.stands("q-1", &["+alice"]);
+    agent.line().await.unwrap();
+    quiet().await;
+    // It ends after the write and before its answer, as a proxy that dies there does.
+    agent.task.abort();
+    drop(shut);
+    assert_eq!(target.rest().await, "");
+    assert!(stage.desk.spent.lock().unwrap().contains("q-1"));
+    let (mut agent, _target) = stage.open().await;
+    agent.say("alter orders\n").await;
+    let asking = stage.asked().await;
+    asking.stands("q-1", &["+alice"]);
+    agent.line().await.unwrap();
+    stage.asked().await.stands("q-2", &["-bob"]);
+    assert!(agent.line().await.unwrap().contains("access request q-2 was denied by bob"));
+    assert_eq!(verdicts(&stage), ["1 ask q-1", "1 ask q-1", "1 ask q-2", "1 deny q-2"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_is_suspended_while_it_waits_never_runs_it() {
     let (mut stage, mut agent, target) = stage(TERMS).await;
     agent.say("alter orders\n").await;
