@@ -71,7 +71,7 @@ pub fn explain(world: &World, agent: (&str, &str), credential: &str, text: &str)
     };
     let alone = |operation: &Operation| ExplainedOperation {
         operation: operation.to_string(),
-        ruled: Ruled::on(world, &session, &Ok(Action { operations: vec![operation.clone()] })),
+        ruled: Ruled::on(world, &session, &Ok(Action { operations: vec![operation.clone()], ..Action::none() })),
     };
     let mut ruled = Ruled::on(world, &session, &action);
     if ruled.verdict == Word::Ask && !can_be_shown(text, &[]) {

@@ -70,6 +70,13 @@ pub struct AccessPolicySpec {
     #[schemars(length(min = 1, max = 128))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub rules: Vec<AccessRule>,
+
+    /// What is hidden of the answers that these subjects get in sessions with these credentials. Masks of all policies
+    /// that apply to a session count; where several speak of one column, the strictest method: Null over Redact over
+    /// Hash over Tokenize over Partial. A masked column cannot be copied, or renamed, to where no mask would find it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub masks: Vec<AccessMask>,
 }
 
 /// A target by its name.
@@ -255,6 +262,68 @@ pub enum WhereClause {
     Absent,
     /// There is one.
     Present,
+}
+
+/// One mask: columns by where their values come from, or what is found in any value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("has(self.columns) != has(self.detect)").message("a mask is either of columns or of what it detects: set exactly one"),
+    validation = Rule::new("!has(self.strict) || !self.strict || has(self.columns)").message("strict speaks of columns: remove it where the mask detects"),
+    validation = Rule::new("!has(self.detect) || self.method != 'Null'").message("what is detected is a part of a value: Redact it, Null is for columns")
+)]
+pub struct AccessMask {
+    /// Columns as `schema.table.column`, any of; `*` stands for a whole part. The server says where a value comes from,
+    /// so an alias, a subquery or a view changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), inner(length(min = 5, max = 210)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new(r#"self.all(t, t.matches('^("([^"]|"")+"|[^".*\\s]+|[*])[.]("([^"]|"")+"|[^".*\\s]+|[*])[.]("([^"]|"")+"|[^".*\\s]+|[*])$'))"#)
+            .message("a column is written schema.table.column, with * for a whole part (public.customers.email)")
+    )]
+    pub columns: Option<Vec<String>>,
+
+    /// What is hidden wherever it stands in a value, any of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub detect: Option<Vec<Detector>>,
+
+    /// What stands in its place.
+    pub method: MaskMethod,
+
+    /// These columns may be shown, masked, and nothing else be done with them: a statement that compares them, orders
+    /// by them or computes with them is refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub strict: bool,
+}
+
+/// What stands in a hidden value's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MaskMethod {
+    /// `****`; NULL where the type is no text.
+    Redact,
+    /// NULL.
+    Null,
+    /// A keyed hash of 32 hexadecimal digits: the same for the same value. Types other than text, integers and UUIDs: NULL.
+    Hash,
+    /// The first letter and the domain of an address, the last four characters of what has at least twelve, nothing of
+    /// anything else. Types other than text: NULL.
+    Partial,
+    /// Another value of the same form, a digit for a digit and a letter for a letter: the same for the same value. Types
+    /// other than text, numbers and UUIDs: NULL.
+    Tokenize,
+}
+
+/// What is found by its form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Detector {
+    /// A payment card's number, with a right check digit.
+    CreditCard,
+    /// A bank account's number (IBAN), with right check digits.
+    Iban,
+    /// An email address.
+    Email,
 }
 
 /// What the operator found, target by target.

@@ -28,8 +28,8 @@ mod statement;
 mod trust_domain;
 
 pub use access_policy::{
-    AccessPolicy, AccessPolicySpec, AccessPolicyStatus, AccessRule, AgentRef, Ancestor, AskSpec, GroupRef,
-    OnRevocation, PostgresRule, RuleAction, SessionLimits, SubjectRef, TargetRef, WhereClause,
+    AccessMask, AccessPolicy, AccessPolicySpec, AccessPolicyStatus, AccessRule, AgentRef, Ancestor, AskSpec, Detector,
+    GroupRef, MaskMethod, OnRevocation, PostgresRule, RuleAction, SessionLimits, SubjectRef, TargetRef, WhereClause,
 };
 pub use access_request::{
     AccessRequest, AccessRequestSpec, AccessRequestStatus, Answer, AskingAgent, Command, Consumption, Decision,

@@ -391,3 +391,41 @@ async fn a_trust_domain_is_judged_by_its_schema() {
     let refused = stage.try_apply(renamed).await.unwrap_err().to_string();
     assert!(refused.contains("trustDomain cannot be changed"), "{refused}");
 }
+
+const MASKING: &str = "
+apiVersion: sallyport.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: masking, namespace: prod}
+spec:
+  targetRefs: [{name: orders-db}]
+  subjects: [{agent: {name: bot}}]
+  rules: [{name: all, action: Allow, postgres: {}}]
+  masks:
+    - {columns: [public.customers.email], method: Partial}
+    - {detect: [CreditCard, Iban, Email], method: Redact}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mask_is_judged_by_its_schema() {
+    let stage = Stage::new().await;
+    let cases: &[Case] = &[
+        ("method: Partial", "method: Hash, strict: true", None),
+        ("method: Partial", "method: Null", None),
+        ("method: Partial", "method: Blur", Some("Unsupported value")),
+        (", method: Partial", "", Some("method")),
+        ("[public.customers.email]", "['public.*.email', '*.*.*', 'public.\"T.x\".\"E\"']", None),
+        ("[public.customers.email]", "[public.email]", Some("a column is written schema.table.column")),
+        ("[public.customers.email]", "[public.customers.em*]", Some("a column is written schema.table.column")),
+        ("[public.customers.email]", "[a.b.c.d]", Some("a column is written schema.table.column")),
+        ("[public.customers.email]", "[a.b.c, a.b.c]", Some("Duplicate value")),
+        ("[public.customers.email]", "[]", Some("spec.masks[0].columns")),
+        ("columns: [public.customers.email]", "columns: [a.b.c], detect: [Email]", Some("set exactly one")),
+        ("columns: [public.customers.email], ", "", Some("set exactly one")),
+        ("[CreditCard, Iban, Email]", "[Email]", None),
+        ("[CreditCard, Iban, Email]", "[Passport]", Some("Unsupported value")),
+        ("method: Redact", "method: Tokenize", None),
+        ("method: Redact", "method: Null", Some("what is detected is a part of a value")),
+        ("method: Redact", "method: Redact, strict: true", Some("strict speaks of columns")),
+    ];
+    judge(&stage, MASKING, cases);
+}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use sallyport_crds::conditions::{PROGRAMMED, ROTATING};
@@ -28,6 +28,7 @@ use crate::derive::rotation;
 use crate::derive::target::{self, Fleet, TargetPlan, TargetView};
 use crate::fault::Fault;
 use crate::issue::leaf::{Role, Subject};
+use crate::issue::mask_key_secret;
 
 pub(crate) const KIND: &str = "ProtectedTarget";
 
@@ -79,6 +80,9 @@ pub(crate) async fn reconcile(object: Arc<ProtectedTarget>, context: Arc<Context
             },
         }
     }
+    if plan.needs_mask_key {
+        make_mask_key(&context, &secrets, &object).await?;
+    }
     view.foreign = foreign?;
     // The same question again, with what is there now: the status is of what was written.
     plan = target::plan(&view, &context.settings(), context.now());
@@ -101,6 +105,25 @@ pub(crate) async fn reconcile(object: Arc<ProtectedTarget>, context: Arc<Context
         }
         None => Ok(again(plan.again)),
     }
+}
+
+/// Makes the key of a target's masks, once: with another one no hash or token would be equal to those before.
+async fn make_mask_key(context: &Context, secrets: &Api<Secret>, target: &ProtectedTarget) -> Result<(), Fault> {
+    let (name, namespace) = (names::mask_key(&target.name_any()), target.namespace().unwrap_or_default());
+    if context.stores.secrets.get(&ObjectRef::new(&name).within(&namespace)).is_some() {
+        return Ok(());
+    }
+    let labels = names::labels(&target.name_any());
+    let metadata = certificates::metadata(&name, &namespace, names::owner(target), labels);
+    let secret = mask_key_secret(metadata);
+    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    match secrets.create(&params, &secret).await {
+        Ok(_) => context.metrics.wrote("Secret"),
+        // It is there, and a key is a key: the fleet uses what it finds.
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }
 
 pub(crate) fn policies_of(context: &Context, namespace: &str) -> Vec<Arc<AccessPolicy>> {

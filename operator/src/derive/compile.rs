@@ -7,11 +7,13 @@ use std::collections::BTreeSet;
 
 use kube::ResourceExt;
 use sallyport_crds::{
-    AccessPolicy, AccessPolicySpec, AccessRule, OnRevocation, PostgresRule, ProtectedTarget, ProxySpec, RecordingLevel,
-    RuleAction, SubjectRef, TlsMode, WhereClause,
+    AccessMask, AccessPolicy, AccessPolicySpec, AccessRule, Detector, MaskMethod, OnRevocation, PostgresRule,
+    ProtectedTarget, ProxySpec, RecordingLevel, RuleAction, SubjectRef, TlsMode, WhereClause,
 };
 use sallyport_policy as policy;
-use sallyport_policy::{Attribute, Bundle, Effect, Matcher, NamePattern, ObjectKind, ObjectMatcher, PolicyEntry};
+use sallyport_policy::{
+    Attribute, Bundle, ColumnPattern, Effect, Matcher, NamePattern, ObjectKind, ObjectMatcher, PolicyEntry,
+};
 
 use super::{Settings, asking, builtin};
 
@@ -74,7 +76,9 @@ pub fn entry(policy: &AccessPolicy, target: &ProtectedTarget) -> Result<PolicyEn
     }
     let subjects = policy.spec.subjects.iter().map(|subject| who(subject, &own)).collect::<Result<_, _>>()?;
     let granted = policy.spec.credentials.iter().filter(|name| held.contains(name.as_str()));
-    Ok(PolicyEntry { name: policy.name_any(), subjects, credentials: granted.cloned().collect(), sessions, rules })
+    let masks = policy.spec.masks.iter().map(mask).collect::<Result<_, _>>()?;
+    let credentials = granted.cloned().collect();
+    Ok(PolicyEntry { name: policy.name_any(), subjects, credentials, sessions, rules, masks })
 }
 
 /// Names in `as` that the target has no credential for.
@@ -163,6 +167,38 @@ fn matcher(rule: &PostgresRule) -> Result<Matcher, String> {
     let objects = (!objects.is_empty()).then_some(objects);
     let attributes = rule.where_clause.map(|clause| (Attribute::Unbounded, clause == WhereClause::Absent));
     Ok(Matcher { verbs, objects, attributes: attributes.into_iter().collect() })
+}
+
+fn mask(mask: &AccessMask) -> Result<policy::Mask, Rejected> {
+    let columns: BTreeSet<_> = mask
+        .columns
+        .iter()
+        .flatten()
+        .map(|column| ColumnPattern::parse(column))
+        .collect::<Result<_, _>>()
+        .map_err(|error| invalid(format!("masks: {error}")))?;
+    let detect: BTreeSet<_> = mask
+        .detect
+        .iter()
+        .flatten()
+        .map(|detector| match detector {
+            Detector::CreditCard => policy::Detector::CreditCard,
+            Detector::Iban => policy::Detector::Iban,
+            Detector::Email => policy::Detector::Email,
+        })
+        .collect();
+    if columns.is_empty() == detect.is_empty() {
+        return Err(invalid("a mask is either of columns or of what it detects: set exactly one".to_owned()));
+    }
+    let method = match mask.method {
+        MaskMethod::Redact => policy::MaskMethod::Redact,
+        MaskMethod::Null => policy::MaskMethod::Null,
+        MaskMethod::Hash => policy::MaskMethod::Hash,
+        MaskMethod::Partial => policy::MaskMethod::Partial,
+        MaskMethod::Tokenize => policy::MaskMethod::Tokenize,
+    };
+    let (columns, detect) = (columns.into_iter().collect(), detect.into_iter().collect());
+    Ok(policy::Mask { columns, detect, method, strict: mask.strict })
 }
 
 fn patterns(names: &[String]) -> Result<Vec<NamePattern>, String> {

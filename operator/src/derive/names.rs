@@ -56,6 +56,12 @@ pub fn server_secret(target: &str) -> String {
     format!("{target}-server")
 }
 
+/// Name of the Secret with the key of the target's masks.
+#[must_use]
+pub fn mask_key(target: &str) -> String {
+    format!("{target}-mask-key")
+}
+
 /// Name of the ConfigMap with the compiled bundle.
 #[must_use]
 pub fn bundle(target: &str) -> String {

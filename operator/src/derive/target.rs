@@ -12,7 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use sallyport_crds::conditions::{self, ACCEPTED, Finding, PROGRAMMED, READY, ok, reason};
 use sallyport_crds::{AccessPolicy, ProtectedTarget, ProtectedTargetStatus, RecordStore, RecordingAnchor};
-use sallyport_policy::Bundle;
+use sallyport_policy::{Bundle, Mask};
 
 use super::certificate::{self, Held, Names, Plan, Wanted};
 use super::children::{self, Child};
@@ -59,6 +59,8 @@ pub struct TargetPlan {
     pub children: Vec<Child>,
     /// What to do with the fleet's server certificate.
     pub server: Option<Plan>,
+    /// Some mask hangs on a key: there has to be one.
+    pub needs_mask_key: bool,
     /// What to tell, except the replicas' own entries.
     pub status: ProtectedTargetStatus,
     /// Replicas that have an entry and are gone.
@@ -99,7 +101,7 @@ pub fn plan(view: &TargetView<'_>, settings: &Settings, now: Timestamp) -> Targe
     let status = ProtectedTargetStatus {
         endpoint: Some(endpoint(target, settings)),
         ready_replicas: Some(view.fleet.ready),
-        bundle_revision: Some(bundle.revision),
+        bundle_revision: Some(bundle.revision.clone()),
         replicas: Vec::new(),
         recordings: recordings(view),
         attached_policies: Some(i32::try_from(bundle.policies.len()).unwrap_or(i32::MAX)),
@@ -107,7 +109,8 @@ pub fn plan(view: &TargetView<'_>, settings: &Settings, now: Timestamp) -> Targe
     };
     let sound = view.foreign.is_empty() && refs::finding(target, &view.references).holds;
     let again = again(&server, sound, now);
-    TargetPlan { children: wanted, server: Some(server), status, departed: departed(view), again }
+    let needs_mask_key = bundle.policies.iter().flat_map(|policy| &policy.masks).any(Mask::needs_key);
+    TargetPlan { children: wanted, server: Some(server), needs_mask_key, status, departed: departed(view), again }
 }
 
 /// Whether every replica of `target` runs `bundle`, as a finding.
@@ -152,7 +155,14 @@ fn rejected(view: &TargetView<'_>, message: &str, now: Timestamp) -> TargetPlan 
     ];
     let conditions = conditions::settle(&before.conditions, findings, target.metadata.generation, &Time(now));
     let status = ProtectedTargetStatus { conditions, replicas: Vec::new(), recordings: recordings(view), ..before };
-    TargetPlan { children: Vec::new(), server: None, status, departed: departed(view), again: None }
+    TargetPlan {
+        children: Vec::new(),
+        server: None,
+        needs_mask_key: false,
+        status,
+        departed: departed(view),
+        again: None,
+    }
 }
 
 fn findings(view: &TargetView<'_>, bundle: &Bundle, fits: bool, server: &Plan) -> Vec<Finding> {

@@ -7,9 +7,11 @@ pub mod authority;
 pub mod inspect;
 pub mod leaf;
 pub mod ledger;
+mod mask_key;
 pub mod material;
 pub mod request;
 mod secret;
 
 pub use authority::{Authority, AuthorityError, Trust};
+pub use mask_key::mask_key_secret;
 pub use secret::{CA, CERTIFICATE, KEY, tls_secret};

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::BytesMut;
 use sallyport_policy::{
     Ask, Denial, DenyReason, NotApproved, RecordingLevel, RuleRef, Session, Terms, Upstream, Verdict, World, decide,
-    is_outside_binding, standing, terms,
+    is_outside_binding, masks, standing, terms,
 };
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
@@ -23,7 +23,7 @@ use crate::feed::PolicyFeed;
 use crate::hours::{Hours, Reading};
 use crate::identify::Principal;
 use crate::ports::{BoxedIo, Credential, Event as Count, Ports};
-use crate::protocol::{Conversation, Described, Opening, Outcome, Transaction};
+use crate::protocol::{Conversation, Described, Masking, Opening, Outcome, Transaction};
 use crate::record::{Decision, Event, Record};
 use crate::sessions::SessionId;
 
@@ -131,6 +131,7 @@ pub struct GrantedOpening<P> {
     pub detail: P,
     way: Arc<Way>,
     credential: Credential,
+    masking: Option<Arc<Masking>>,
 }
 
 impl<P> GrantedOpening<P> {
@@ -144,6 +145,12 @@ impl<P> GrantedOpening<P> {
     #[must_use]
     pub const fn credential(&self) -> &Credential {
         &self.credential
+    }
+
+    /// What is masked in the session as it begins; [`Conversation::mask`] tells of it again before the first command.
+    #[must_use]
+    pub const fn masking(&self) -> Option<&Arc<Masking>> {
+        self.masking.as_ref()
     }
 }
 
@@ -170,6 +177,8 @@ pub(crate) struct Gate {
     hours: Hours,
     /// Those of the world of that generation, or of the last in which some policy applied.
     terms: (u64, Terms),
+    /// Those of the world of that generation.
+    masking: (u64, Option<Arc<Masking>>),
     names: Names,
     sequence: u64,
     commands: u64,
@@ -249,6 +258,7 @@ impl Gate {
             session: session_of(principal, client, credential),
             hours: Hours { opened: Instant::now(), not_after: at(principal.not_after) },
             terms: (0, Terms::default()),
+            masking: (0, None),
             names: Names {
                 session: id.to_string(),
                 agent: principal.identity.to_string(),
@@ -295,7 +305,8 @@ impl Gate {
             }
         };
         let way = Arc::new(Way { ports: ports.clone(), to: world.bundle.upstream.clone() });
-        Ok((gate, GrantedOpening { detail: opening.detail, way, credential }))
+        let masking = gate.take_masks(&world).cloned();
+        Ok((gate, GrantedOpening { detail: opening.detail, way, credential, masking }))
     }
 
     /// Whether the session may go on, in the world as it is now.
@@ -337,6 +348,28 @@ impl Gate {
         }
     }
 
+    /// What is masked by that world. The same value for as long as it says the same.
+    fn take_masks(&mut self, world: &World) -> Option<&Arc<Masking>> {
+        if self.masking.0 != world.generation {
+            let plan = masks(world, &self.session);
+            let masking = (!plan.is_empty()).then(|| {
+                let key = self.ports.vault.mask_key().unwrap_or_else(|cause| {
+                    tracing::error!(%cause, "what needs a key is redacted");
+                    None
+                });
+                Arc::new(Masking { plan, key })
+            });
+            let same = match (&masking, &self.masking.1) {
+                (Some(new), Some(old)) => new.plan == old.plan && new.key == old.key,
+                (None, None) => true,
+                _ => false,
+            };
+            let masking = if same { self.masking.1.take() } else { masking };
+            self.masking = (world.generation, masking);
+        }
+        self.masking.1.as_ref()
+    }
+
     /// TLS has judged the certificate's times already, a moment ago; this is what is told and recorded of them.
     fn in_time(&self, world: &World, principal: &Principal) -> Result<(), Denial> {
         let early = at(principal.not_before).duration_since(self.ports.clock.now()).unwrap_or_default();
@@ -369,25 +402,19 @@ impl Gate {
 
     /// Decides on one command and records it. A permission is made only by [`Gate::grant`] below, from
     /// the ruling of this call.
-    fn rule(&mut self, described: &Described<'_>, transaction: Transaction, before: &Before) -> Ruling {
-        let guard = self.feed.load();
-        let Some(world) = guard.as_ref() else {
-            return Ruling::Refused(Denial::not_understood("this proxy has no policy"));
-        };
-        let world = Arc::clone(world);
-        drop(guard);
-        self.take_terms(&world);
+    fn rule(&mut self, world: &World, described: &Described<'_>, transaction: Transaction, before: &Before) -> Ruling {
+        self.take_terms(world);
         // Standing first: a suspended agent is told that, whatever it sent and whenever.
-        let may = standing(&world, &self.session).and_then(|()| self.too_late(&world, transaction));
+        let may = standing(world, &self.session).and_then(|()| self.too_late(world, transaction));
         let verdict = match (may, &described.action) {
-            (Ok(()), Ok(action)) => decide(&world, &self.session, action),
+            (Ok(()), Ok(action)) => decide(world, &self.session, action),
             (Ok(()), Err(denial)) => Verdict::Deny(denial.clone()),
             (Err(denial), _) => Verdict::Deny(denial),
         };
         match verdict.answered(&world.bundle.revision, before.approval.as_ref()) {
-            Verdict::Deny(denial) => self.denied(&world, described, denial, before),
-            Verdict::Ask(ask) => self.ask(&world, described, ask, before),
-            Verdict::Allow { rule } => self.allowed(&world, described, rule, before),
+            Verdict::Deny(denial) => self.denied(world, described, denial, before),
+            Verdict::Ask(ask) => self.ask(world, described, ask, before),
+            Verdict::Allow { rule } => self.allowed(world, described, rule, before),
         }
     }
 
@@ -446,12 +473,26 @@ impl Gate {
     /// permission or the refusal, or what people are to be asked.
     pub(crate) fn judge<'u, C: Conversation>(
         &mut self,
-        conversation: &C,
+        conversation: &mut C,
         command: C::Command,
         before: Before,
         upstream: &'u mut BytesMut,
     ) -> Judged<'u, C::Command> {
-        match self.rule(&conversation.describe(&command), conversation.transaction(), &before) {
+        let Some(world) = self.feed.current() else {
+            let denial = Denial::not_understood("this proxy has no policy");
+            return Judged::Refused(Refused { command, denial, upstream });
+        };
+        // By the same world as the verdict: no answer is masked by less than what allowed its command.
+        let can = conversation.mask(self.take_masks(&world));
+        let ruling = {
+            let mut described = conversation.describe(&command);
+            if !can {
+                let cause = "answers are to be masked, which this protocol cannot do";
+                described.action = Err(Denial::not_understood(cause));
+            }
+            self.rule(&world, &described, conversation.transaction(), &before)
+        };
+        match ruling {
             Ruling::Granted(number) => Judged::Granted(Granted { command, number, upstream }),
             Ruling::Refused(denial) => Judged::Refused(Refused { command, denial, upstream }),
             Ruling::Asked(question, ask) => {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use sallyport_policy::Upstream;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
@@ -62,6 +62,45 @@ pub trait Vault: Send + Sync {
     /// # Errors
     /// When it is missing or half-written; the text names the file or key, never its content.
     fn credential(&self, name: &str) -> Result<Credential, String>;
+
+    /// The key of the target's masks, where there is one.
+    ///
+    /// # Errors
+    /// When it is half-written; the text names the file or key, never its content.
+    fn mask_key(&self) -> Result<Option<MaskKey>, String> {
+        Ok(None)
+    }
+}
+
+/// What hashes and tokens of masked values hang on; prints redacted.
+#[derive(Clone)]
+pub struct MaskKey(Arc<SecretString>);
+
+impl MaskKey {
+    /// A key of these characters.
+    #[must_use]
+    pub fn new(secret: SecretString) -> Self {
+        Self(Arc::new(secret))
+    }
+
+    /// The key, to be used and not kept.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        self.0.expose_secret().as_bytes()
+    }
+}
+
+impl PartialEq for MaskKey {
+    fn eq(&self, other: &Self) -> bool {
+        // Of two keys of the same file, both ours.
+        self.expose() == other.expose()
+    }
+}
+
+impl fmt::Debug for MaskKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MaskKey([redacted])")
+    }
 }
 
 /// A user of the target.

@@ -8,11 +8,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use sallyport_policy::{Action, Denial};
+use sallyport_policy::{Action, Denial, MaskPlan};
 
 use crate::fault::Fault;
 use crate::gate::{Granted, GrantedOpening, Refused};
-use crate::ports::{BoxedIo, Io};
+use crate::ports::{BoxedIo, Io, MaskKey};
 use crate::record::Parameter;
 use crate::sessions::SessionId;
 
@@ -149,6 +149,12 @@ pub trait Conversation: Send {
     /// When the bytes are not the protocol: the session ends.
     fn next(&mut self, input: &mut BytesMut, client: &mut BytesMut) -> Result<Next<Self::Command>, Fault>;
 
+    /// From the next command on, what answers show is masked so; with none, nothing is. Says whether it can be: where
+    /// it cannot, no command is let through.
+    fn mask(&mut self, masking: Option<&Arc<Masking>>) -> bool {
+        masking.is_none()
+    }
+
     /// What a command does, and what of it is recorded.
     fn describe<'a>(&'a self, command: &'a Self::Command) -> Described<'a>;
 
@@ -209,6 +215,15 @@ pub trait Conversation: Send {
 
     /// Tells the client why the session ends now.
     fn farewell(&mut self, ending: &Ending, client: &mut BytesMut);
+}
+
+/// What is masked in a session, and the key of what hashes and tokens hang on.
+#[derive(Debug)]
+pub struct Masking {
+    /// What and how.
+    pub plan: MaskPlan,
+    /// The target's key; without one what needs it is redacted.
+    pub key: Option<MaskKey>,
 }
 
 /// Where the work stands that a client has begun.

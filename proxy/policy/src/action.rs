@@ -7,6 +7,8 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fields::Fields;
+
 /// A fact about a command: derived from it with certainty, or not.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Fact<T> {
@@ -22,6 +24,8 @@ pub enum Fact<T> {
 pub struct Action {
     /// Each is judged by itself; the command is allowed only when every one of them is.
     pub operations: Vec<Operation>,
+    /// What it does with fields of the objects that it touches.
+    pub fields: Fields,
 }
 
 /// One effect of a command.
@@ -89,13 +93,14 @@ impl Action {
     /// A command without effects of its own.
     #[must_use]
     pub const fn none() -> Self {
-        Self { operations: Vec::new() }
+        Self { operations: Vec::new(), fields: Fields::none() }
     }
 
     /// A command of which nothing but the verb is known.
     #[must_use]
     pub fn opaque(verb: impl Into<Cow<'static, str>>) -> Self {
-        Self { operations: vec![Operation { verb: verb.into(), object: Fact::Unknown, attributes: Vec::new() }] }
+        let unknown = Operation { verb: verb.into(), object: Fact::Unknown, attributes: Vec::new() };
+        Self { operations: vec![unknown], fields: Fields::none() }
     }
 }
 

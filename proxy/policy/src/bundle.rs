@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::ask::AskTerms;
+use crate::mask::Mask;
 use crate::pattern::NamePattern;
 use crate::terms::{FleetTerms, SessionTerms};
 use crate::{Attribute, ObjectKind};
@@ -121,6 +122,9 @@ pub struct PolicyEntry {
     pub sessions: SessionTerms,
     /// Its rules, in the order written.
     pub rules: Vec<Rule>,
+    /// What it hides of the answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub masks: Vec<Mask>,
 }
 
 /// Whom a policy speaks of.

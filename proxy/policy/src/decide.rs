@@ -8,6 +8,7 @@ use core::net::IpAddr;
 
 use crate::ask::{Ask, NotApproved};
 use crate::bundle::{Bundle, Effect, Matcher, ObjectMatcher, PolicyEntry, Rule, Subject};
+use crate::mask::forbids;
 use crate::{Action, Fact, IdentityName, Member, Object, Operation, World};
 
 /// The facts of a session that decisions hang on. All come from the verified certificate, the socket, and the
@@ -120,6 +121,15 @@ pub enum DenyReason {
         /// Why not.
         why: Box<NotApproved>,
     },
+    /// It would copy a column that is masked, or do with it what its mask forbids.
+    Masked {
+        /// The policy whose mask it is.
+        policy: String,
+        /// The column, as the mask names it.
+        column: String,
+        /// Whether it would be copied.
+        copied: bool,
+    },
     /// No rule allows it.
     NotAllowed {
         /// The operation that no rule allows, for a person.
@@ -188,6 +198,9 @@ pub fn decide(world: &World, session: &Session, action: &Action) -> Verdict {
         if let Some(reason) = denies(policy, rule, action) {
             return Verdict::Deny(reason.into());
         }
+    }
+    if let Some(denial) = forbids(world, session, action) {
+        return Verdict::Deny(denial);
     }
     // What an approval lets through has to be covered as well as what is allowed: nobody is asked in vain.
     let mut first = None;
@@ -437,6 +450,14 @@ impl std::fmt::Display for Denial {
             DenyReason::NotApproved { policy, rule, why } => {
                 write!(f, "needs an approval by policy {policy}, rule {rule}: {why}")
             }
+            DenyReason::Masked { policy, column, copied: true } => write!(
+                f,
+                "{column} is masked by policy {policy}: it may be shown, and not be copied or renamed to where no mask would find it"
+            ),
+            DenyReason::Masked { policy, column, copied: false } => write!(
+                f,
+                "{column} is masked by policy {policy}, strictly: it may be shown, and not be compared, ordered by or computed with"
+            ),
             DenyReason::NotAllowed { operation } => write!(f, "no rule allows {operation}"),
             DenyReason::NotUnderstood { cause } => f.write_str(cause),
         }

@@ -19,6 +19,8 @@ mod action;
 mod ask;
 mod bundle;
 mod decide;
+mod fields;
+mod mask;
 mod pattern;
 mod roster;
 mod spiffe;
@@ -33,7 +35,9 @@ pub use bundle::{
     Subject, TargetRef, TlsMode, Upstream,
 };
 pub use decide::{Denial, DenyReason, RuleRef, Session, Verdict, decide, is_outside_binding, standing};
-pub use pattern::{NamePattern, PatternError};
+pub use fields::{Column, FieldNames, Fields, Shown};
+pub use mask::{Detector, Mask, MaskMethod, MaskPlan, masks};
+pub use pattern::{ColumnPattern, NamePattern, PatternError};
 pub use roster::{Member, Roster};
 pub use spiffe::{IdentityName, SpiffeError};
 pub use terms::{FleetTerms, OnRevocation, SessionTerms, Terms, terms};

@@ -15,6 +15,14 @@ pub struct NamePattern {
     name: Part,
 }
 
+/// A pattern over the columns of tables: `public.customers.email`, `public.*.email`, `public.secrets.*`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ColumnPattern {
+    table: NamePattern,
+    column: Part,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Part {
     Any,
@@ -27,6 +35,9 @@ pub enum PatternError {
     /// Not two parts.
     #[error("{0:?} must be of the form schema.name, with * for a whole part")]
     Form(String),
+    /// Not three parts.
+    #[error("{0:?} must be of the form schema.table.column, with * for a whole part")]
+    ColumnForm(String),
     /// A star beside other characters.
     #[error("{0:?}: * stands for a whole part and cannot be mixed with letters")]
     PartialStar(String),
@@ -39,21 +50,9 @@ impl NamePattern {
     /// # Errors
     /// When there are not exactly two parts, or a star is mixed with other characters.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
-        let mut parts = Vec::with_capacity(2);
-        let mut rest = text;
-        loop {
-            let (part, after) = Self::part(rest, text)?;
-            parts.push(part);
-            match after.strip_prefix('.') {
-                Some(more) => rest = more,
-                None if after.is_empty() => break,
-                None => return Err(PatternError::Form(text.to_owned())),
-            }
-        }
-        let mut parts = parts.into_iter();
-        match (parts.next(), parts.next(), parts.next()) {
-            (Some(space), Some(name), None) => Ok(Self { space, name }),
-            _ => Err(PatternError::Form(text.to_owned())),
+        match <[Part; 2]>::try_from(Part::all(text)?) {
+            Ok([space, name]) => Ok(Self { space, name }),
+            Err(_) => Err(PatternError::Form(text.to_owned())),
         }
     }
 
@@ -62,8 +61,52 @@ impl NamePattern {
     pub fn matches(&self, name: &QualifiedName) -> bool {
         self.space.matches(&name.space) && self.name.matches(&name.name)
     }
+}
 
-    fn part<'a>(rest: &'a str, whole: &str) -> Result<(Part, &'a str), PatternError> {
+impl ColumnPattern {
+    /// Reads `schema.table.column`, each part as [`NamePattern::parse`] takes it.
+    ///
+    /// # Errors
+    /// When there are not exactly three parts, or a star is mixed with other characters.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        match <[Part; 3]>::try_from(Part::all(text)?) {
+            Ok([space, name, column]) => Ok(Self { table: NamePattern { space, name }, column }),
+            Err(_) => Err(PatternError::ColumnForm(text.to_owned())),
+        }
+    }
+
+    /// The tables whose column it is.
+    #[must_use]
+    pub const fn table(&self) -> &NamePattern {
+        &self.table
+    }
+
+    /// The column's name; none where it is every column.
+    #[must_use]
+    pub fn column(&self) -> Option<&str> {
+        match &self.column {
+            Part::Any => None,
+            Part::Literal(name) => Some(name),
+        }
+    }
+}
+
+impl Part {
+    fn all(text: &str) -> Result<Vec<Self>, PatternError> {
+        let mut parts = Vec::with_capacity(3);
+        let mut rest = text;
+        loop {
+            let (part, after) = Self::first(rest, text)?;
+            parts.push(part);
+            match after.strip_prefix('.') {
+                Some(more) => rest = more,
+                None if after.is_empty() => return Ok(parts),
+                None => return Err(PatternError::Form(text.to_owned())),
+            }
+        }
+    }
+
+    fn first<'a>(rest: &'a str, whole: &str) -> Result<(Self, &'a str), PatternError> {
         let form = || PatternError::Form(whole.to_owned());
         if let Some(mut tail) = rest.strip_prefix('"') {
             let mut literal = String::new();
@@ -76,22 +119,20 @@ impl NamePattern {
                         tail = more;
                     }
                     None if literal.is_empty() => return Err(form()),
-                    None => return Ok((Part::Literal(literal), after)),
+                    None => return Ok((Self::Literal(literal), after)),
                 }
             }
         }
         let (part, after) = rest.find('.').map_or((rest, ""), |at| rest.split_at(at));
         match part {
             "" => Err(form()),
-            "*" => Ok((Part::Any, after)),
+            "*" => Ok((Self::Any, after)),
             _ if part.contains('*') => Err(PatternError::PartialStar(whole.to_owned())),
             _ if part.contains('"') => Err(form()),
-            _ => Ok((Part::Literal(part.to_owned()), after)),
+            _ => Ok((Self::Literal(part.to_owned()), after)),
         }
     }
-}
 
-impl Part {
     fn matches(&self, text: &str) -> bool {
         match self {
             Self::Any => true,
@@ -129,6 +170,25 @@ impl From<NamePattern> for String {
     }
 }
 
+impl std::fmt::Display for ColumnPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.table, self.column)
+    }
+}
+
+impl TryFrom<String> for ColumnPattern {
+    type Error = PatternError;
+    fn try_from(text: String) -> Result<Self, PatternError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<ColumnPattern> for String {
+    fn from(pattern: ColumnPattern) -> Self {
+        pattern.to_string()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +219,18 @@ mod tests {
         assert!(matches(r#"public."*""#, "public", "*"));
         assert!(!matches(r#"public."*""#, "public", "x"));
         assert!(matches(r#""we""ird".x"#, "we\"ird", "x"));
+    }
+
+    #[test]
+    fn a_column_has_three_parts() {
+        let column = ColumnPattern::parse(r#"public.customers."E.mail""#).unwrap();
+        assert_eq!(column.column(), Some("E.mail"));
+        assert!(column.table().matches(&QualifiedName::new("public", "customers")));
+        assert_eq!(ColumnPattern::parse(&column.to_string()).unwrap(), column);
+        assert_eq!(ColumnPattern::parse("public.secrets.*").unwrap().column(), None);
+        for bad in ["public.customers", "a.b.c.d", "a.b.", "a.b.c*"] {
+            assert!(ColumnPattern::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -114,7 +114,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 fn action() -> impl Strategy<Value = Action> {
-    proptest::collection::vec(operation(), 1..4).prop_map(|operations| Action { operations })
+    proptest::collection::vec(operation(), 1..4).prop_map(|operations| Action { operations, ..Action::none() })
 }
 
 /// Every way the unknown facts of an action could turn out.

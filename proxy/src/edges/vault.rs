@@ -8,13 +8,17 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use sallyport_core::ports::{Credential, Vault};
+use sallyport_core::ports::{Credential, MaskKey, Vault};
 use secrecy::{ExposeSecret, SecretString};
 
 /// Bytes of a user name or password at most.
 const LONGEST: u64 = 16 * 1024;
 
-/// Credentials in a directory: a sub-directory each, with the files `username` and `password`.
+/// Characters of a mask's key at least.
+const SHORTEST_KEY: usize = 32;
+
+/// Credentials in a directory: a sub-directory each, with the files `username` and `password`; and the key of masks, in
+/// `mask.key/key`.
 #[derive(Debug)]
 pub struct DirectoryVault {
     directory: PathBuf,
@@ -50,6 +54,20 @@ impl Vault for DirectoryVault {
         }
         // Once more: the version that was followed may have been removed before it was read.
         self.read(name).or_else(|_| self.read(name))
+    }
+
+    fn mask_key(&self) -> Result<Option<MaskKey>, String> {
+        let path = self.directory.join("mask.key").join("key");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let key = text(&path)?;
+        match key.expose_secret().len() {
+            SHORTEST_KEY.. => Ok(Some(MaskKey::new(key))),
+            short => {
+                Err(format!("{} has {short} characters, fewer than {SHORTEST_KEY}: make a longer one", path.display()))
+            }
+        }
     }
 }
 

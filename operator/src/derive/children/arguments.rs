@@ -14,6 +14,8 @@ pub(super) const PROXY_PORT: u16 = 5432;
 pub(super) const TLS_DIR: &str = "/etc/sallyport/tls";
 /// One directory a credential, with `username` and `password`.
 pub(super) const CREDENTIALS_DIR: &str = "/etc/sallyport/credentials";
+/// Where the key of masks stands among the credentials; no credential can have a name with a dot.
+pub(super) const MASK_KEY_DIR: &str = "/etc/sallyport/credentials/mask.key";
 /// Holds `ca.crt`: the CAs the target's certificate must come from.
 pub(super) const UPSTREAM_CA_DIR: &str = "/etc/sallyport/upstream-ca";
 /// The records.

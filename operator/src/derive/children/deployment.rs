@@ -99,6 +99,7 @@ fn volumes(
         (secret_volume("tls", &names::server_secret(&target.name_any()), None), mount("tls", arguments::TLS_DIR, true)),
         (empty_dir("state", "64Mi"), mount("state", arguments::STATE_DIR, false)),
         records(target),
+        mask_key(target),
     ];
     for credential in &target.spec.credentials {
         let (volume, secret) = (format!("credential-{}", credential.name), &credential.secret_ref.name);
@@ -120,6 +121,16 @@ fn volumes(
         parts.push((volume, mount("upstream-ca", arguments::UPSTREAM_CA_DIR, true)));
     }
     Some(parts.into_iter().unzip())
+}
+
+/// Mounted whether it is there or not: a fleet does not wait for it, and is not rolled out anew when the first mask
+/// wants it.
+fn mask_key(target: &ProtectedTarget) -> (Volume, VolumeMount) {
+    let mut volume = secret_volume("mask-key", &names::mask_key(&target.name_any()), None);
+    if let Some(source) = &mut volume.secret {
+        source.optional = Some(true);
+    }
+    (volume, mount("mask-key", arguments::MASK_KEY_DIR, true))
 }
 
 fn records(target: &ProtectedTarget) -> (Volume, VolumeMount) {

@@ -349,7 +349,7 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
         before: Before,
         vigil: Option<Vigil>,
     ) -> Result<(), Fault> {
-        match self.gate.judge(&self.conversation, command, before, &mut self.target.output) {
+        match self.gate.judge(&mut self.conversation, command, before, &mut self.target.output) {
             Judged::Granted(granted) => self.conversation.forward(granted),
             Judged::Refused(refused) if refused.denial().ends_session() => {
                 self.doomed = Some(Ending::Denied(refused.denial().clone()));

@@ -164,7 +164,7 @@ impl Conversation for Lines {
         let on = |verb: &str, table: &str| {
             let names = vec![QualifiedName::new("public", table.to_owned())];
             let object = Object { kind: ObjectKind::Table, names, usage: Usage::Read };
-            Action { operations: vec![Operation::on(verb.to_owned(), object)] }
+            Action { operations: vec![Operation::on(verb.to_owned(), object)], ..Action::none() }
         };
         let (action, runs) = match words[..] {
             ["quit"] => return Ok(Next::Goodbye),

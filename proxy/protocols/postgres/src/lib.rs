@@ -16,6 +16,7 @@
 mod cancel;
 mod codec;
 mod login;
+mod mask;
 mod protocol;
 mod refuse;
 mod session;

@@ -10,12 +10,14 @@ use bytes::{Bytes, BytesMut};
 use sallyport_core::Fault;
 use sallyport_core::gate::Way;
 use sallyport_core::ports::{BoxedIo, Credential};
+use sallyport_core::protocol::Masking;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use self::scram::Scram;
 use crate::codec::backend::{self, Kind, Status};
 use crate::codec::startup::{self, CancelKey, SSL_REQUEST};
 use crate::codec::{self, HEADER};
+use crate::mask::{self, Catalog, LONGEST_DESCRIPTION};
 
 /// Longest message of a login.
 const LONGEST_MESSAGE: usize = 64 * 1024;
@@ -54,6 +56,8 @@ pub(crate) struct Target {
     pub(crate) statuses: Vec<(Bytes, Bytes)>,
     /// For cancel requests, where it gave one.
     pub(crate) key: Option<CancelKey>,
+    /// What it said of its catalog, where it was asked.
+    pub(crate) catalog: Option<Catalog>,
 }
 
 /// Opens a connection to the target, with TLS where the bundle demands it. The second part is the server's
@@ -87,6 +91,7 @@ pub(crate) async fn login(
     credential: &Credential,
     parameters: &[(String, String)],
     search_path: &str,
+    masking: Option<&Masking>,
 ) -> Result<Target, Fault> {
     let (io, certificate) = connect(way).await?;
     let mut login = Login { io, read: BytesMut::with_capacity(8 * 1024), messages: 0, statuses: Vec::new(), key: None };
@@ -102,7 +107,11 @@ pub(crate) async fn login(
     login.authenticate(Scram::new(credential, certificate.as_deref(), way.wants_tls())).await?;
     login.until_ready().await?;
     login.verify_settings(search_path).await?;
-    Ok(Target { io: login.io, read: login.read, statuses: login.statuses, key: login.key })
+    let catalog = match masking {
+        Some(masking) => Some(login.ask(masking).await?),
+        None => None,
+    };
+    Ok(Target { io: login.io, read: login.read, statuses: login.statuses, key: login.key, catalog })
 }
 
 struct Login {
@@ -138,14 +147,43 @@ impl Login {
         }
     }
 
+    /// What the catalog says that masks must know. Where it cannot be told, nothing is known.
+    async fn ask(&mut self, masking: &Masking) -> Result<Catalog, Fault> {
+        let mut question = BytesMut::new();
+        mask::question(masking, &mut question);
+        self.send(&question).await?;
+        let mut catalog = Some(Catalog::default());
+        loop {
+            // Each row counts against the catalog's own bounds, not the login's.
+            self.messages = 0;
+            let (kind, body) = self.message_of(LONGEST_DESCRIPTION).await?;
+            match kind {
+                Kind::DataRow => {
+                    if let Some(catalog) = &mut catalog {
+                        catalog.take(&body);
+                    }
+                }
+                Kind::ErrorResponse if backend::failure(&body).ends_session => return Err(refused(&body)),
+                Kind::ErrorResponse => catalog = None,
+                Kind::ParameterStatus => self.status(&body)?,
+                Kind::ReadyForQuery => return Ok(catalog.unwrap_or_default()),
+                _ => {}
+            }
+        }
+    }
+
     async fn message(&mut self) -> Result<(Kind, Bytes), Fault> {
+        self.message_of(LONGEST_MESSAGE).await
+    }
+
+    async fn message_of(&mut self, longest: usize) -> Result<(Kind, Bytes), Fault> {
         self.messages += 1;
         if self.messages > MOST_MESSAGES {
             return Err(broke("too many messages before it was ready"));
         }
         loop {
             if let Some(frame) = backend::frame(&self.read).map_err(|error| broke(error.to_string()))? {
-                if frame.total > LONGEST_MESSAGE {
+                if frame.total > longest {
                     return Err(broke(format!("{:?} of {} bytes", frame.kind, frame.total)));
                 }
                 if self.read.len() >= frame.total {

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::cancel::Registry;
 use crate::codec::startup::{self, CancelKey, First, NEWEST_MINOR};
 use crate::codec::{CodecError, backend};
-use crate::session::{Beginning, Conversation};
+use crate::session::{Beginning, Conversation, masks_at_login};
 use crate::{login, refuse, settings, sql};
 
 /// The protocol by this name in ALPN (RFC-less, but registered and demanded for direct TLS).
@@ -138,7 +138,9 @@ impl Protocol for Postgres {
         let front = self.front(&opening.way().target().settings)?;
         let wish = &opening.detail;
         let search_path = front.names().search_path();
-        let target = login::login(opening.way(), opening.credential(), &wish.parameters, &search_path).await?;
+        let masking = opening.masking();
+        let asked = masking.filter(|masking| !masking.plan.columns.is_empty()).map(|masking| &**masking);
+        let target = login::login(opening.way(), opening.credential(), &wish.parameters, &search_path, asked).await?;
         let registered = self.cancel.register(session, wish.minor);
         let mut greeting = BytesMut::new();
         if wish.negotiate {
@@ -153,7 +155,8 @@ impl Protocol for Postgres {
         backend::ready_for_query(&mut greeting, backend::Status::Idle);
         let is_pinned = |name: &Bytes| PINNED.iter().any(|pinned| name == pinned);
         let pinned = target.statuses.iter().filter(|(name, _)| is_pinned(name)).cloned().collect();
-        let conversation = Conversation::new(Beginning { front, key: target.key, registered, pinned });
+        let masks = masking.zip(target.catalog).map(|(masking, catalog)| masks_at_login(masking, catalog, &front));
+        let conversation = Conversation::new(Beginning { front, key: target.key, registered, pinned, masks });
         Ok(LoggedIn { upstream: target.io, read: target.read, conversation, greeting: greeting.freeze() })
     }
 

@@ -14,6 +14,7 @@ use super::{Awaits, Conversation, InFlight, Passing, Skip};
 use crate::codec::backend::{self, ERROR_PEEK, Frame, Kind, Status};
 use crate::codec::frontend::Space;
 use crate::codec::{CodecError, HEADER};
+use crate::mask::{LONGEST_DESCRIPTION, LONGEST_ROW, LONGEST_TEXTS};
 
 /// The code in the record of a command that the target skipped after an error before it.
 pub(super) const SKIPPED: &str = "skipped";
@@ -51,10 +52,26 @@ impl Conversation {
                 continue;
             }
             let Some(frame) = backend::frame(rest).map_err(fault)? else { break };
-            if rest.len() < needed(frame) {
+            if rest.len() < self.needed(frame)? {
                 break;
             }
             let body = rest.get(HEADER..frame.total.min(rest.len())).unwrap_or_default();
+            if frame.kind == Kind::DataRow && self.masks_rows() && self.is_row_due() {
+                // Held whole: what passes in its place is of another length.
+                let mut row = mem::take(&mut self.row);
+                row.clear();
+                let masked = self.mask_row(body, &mut row);
+                if let Some(entry) = self.queue.front_mut() {
+                    entry.passed += 1;
+                }
+                deliver(input, seen, client);
+                seen = 0;
+                client.extend_from_slice(&row);
+                self.row = row;
+                masked?;
+                self.passing = Passing { remaining: frame.total, replaced: true };
+                continue;
+            }
             match self.take(frame.kind, body, outcomes)? {
                 Fate::Passes => self.passing = Passing { remaining: frame.total, replaced: false },
                 Fate::Replaced(by) => {
@@ -71,21 +88,50 @@ impl Conversation {
 
     /// Notes what one message means. `body` is whole for the kinds that [`needed`] waits for.
     fn take(&mut self, kind: Kind, body: &[u8], outcomes: &mut Vec<Outcome>) -> Result<Fate, Fault> {
+        let awaits = self.queue.front().map(|entry| entry.awaits);
+        match (kind, awaits) {
+            (Kind::NoticeResponse, Some(Awaits::OurQuestion)) => return Ok(Fate::Replaced(Bytes::new())),
+            (Kind::NoticeResponse, _) => {
+                return Ok(self.veiled_texts(b'N', body).map_or(Fate::Passes, Fate::Replaced));
+            }
+            (Kind::NotificationResponse, _) => {
+                return Ok(self.veiled_notification(body).map_or(Fate::Passes, Fate::Replaced));
+            }
+            (Kind::ParameterStatus, _) => {
+                self.pinned_holds(body)?;
+                return Ok(Fate::Passes);
+            }
+            (Kind::ErrorResponse, Some(Awaits::OurQuestion)) if backend::failure(body).ends_session => {}
+            (_, Some(Awaits::OurQuestion)) => {
+                self.learn(kind, body)?;
+                return Ok(Fate::Replaced(Bytes::new()));
+            }
+            (Kind::RowDescription | Kind::NoData, Some(Awaits::OurDescribe)) => {
+                if kind == Kind::RowDescription {
+                    self.rows_are(1, body)?;
+                }
+                self.complete(outcomes)?;
+                return Ok(Fate::Replaced(Bytes::new()));
+            }
+            (Kind::RowDescription, Some(Awaits::Query)) => self.rows_are(0, body)?,
+            (Kind::CopyOutResponse, _) => self.copy_out_is_clear(body)?,
+            _ => {}
+        }
         let head = self.queue.front_mut();
-        let awaits = head.as_ref().map(|entry| entry.awaits);
         match (kind, awaits) {
             (Kind::DataRow, Some(Awaits::Query | Awaits::Execute)) => {
                 if let Some(entry) = head {
                     entry.passed += 1;
                 }
             }
-            (
-                Kind::RowDescription | Kind::CopyData | Kind::CopyDone | Kind::CopyOutResponse,
-                Some(Awaits::Query | Awaits::Execute),
-            )
+            (Kind::CopyData, Some(Awaits::Query | Awaits::Execute)) => {
+                if let Some(masked) = self.mask_copy(body) {
+                    return Ok(Fate::Replaced(masked));
+                }
+            }
+            (Kind::RowDescription | Kind::CopyDone | Kind::CopyOutResponse, Some(Awaits::Query | Awaits::Execute))
             | (Kind::ParameterDescription, Some(Awaits::Describe))
-            | (Kind::EmptyQueryResponse, Some(Awaits::Query))
-            | (Kind::NoticeResponse | Kind::NotificationResponse, _) => {}
+            | (Kind::EmptyQueryResponse, Some(Awaits::Query)) => {}
             (Kind::RowDescription | Kind::NoData, Some(Awaits::Describe))
             | (Kind::ParseComplete, Some(Awaits::Parse))
             | (Kind::BindComplete, Some(Awaits::Bind))
@@ -111,7 +157,6 @@ impl Conversation {
                 }
             }
             (Kind::ErrorResponse, _) => return self.error(body, outcomes),
-            (Kind::ParameterStatus, _) => self.pinned_holds(body)?,
             _ => return Err(out_of_step(format!("{kind:?} while {awaits:?} was due"))),
         }
         Ok(Fate::Passes)
@@ -143,12 +188,18 @@ impl Conversation {
 
     fn error(&mut self, body: &[u8], outcomes: &mut Vec<Outcome>) -> Result<Fate, Fault> {
         let failure = backend::failure(body);
+        let veiled = self.veiled_texts(b'E', body);
         if failure.ends_session {
             // The target closes after it. What was in flight has an unknown end.
             self.parted = true;
-            return Ok(Fate::Passes);
+            return Ok(veiled.map_or(Fate::Passes, Fate::Replaced));
         }
         self.copy_in = false;
+        let is_our_describe = self.queue.front().is_some_and(|entry| entry.awaits == Awaits::OurDescribe);
+        if is_our_describe && let Some(execute) = self.queue.get_mut(1) {
+            // It is what the Execute would have said.
+            execute.failed = Some(failure.code);
+        }
         let Some(entry) = self.queue.front_mut() else {
             return Err(out_of_step("an error while nothing was due".to_owned()));
         };
@@ -157,7 +208,13 @@ impl Conversation {
         if !matches!(entry.awaits, Awaits::Query | Awaits::Sync) {
             self.fail_until_sync(outcomes);
         }
-        Ok(replaced.map_or(Fate::Passes, Fate::Replaced))
+        Ok(replaced.or(veiled).map_or(Fate::Passes, Fate::Replaced))
+    }
+
+    /// Whether a DataRow has its place here and belongs to the client.
+    fn is_row_due(&self) -> bool {
+        let awaits = self.queue.front().map(|entry| entry.awaits);
+        matches!(awaits, Some(Awaits::Query | Awaits::Execute))
     }
 
     /// The head failed, and the server skips everything up to the next Sync, Queries included.
@@ -195,6 +252,33 @@ impl Conversation {
         }
     }
 
+    /// How much of a message must have come before it is looked at.
+    fn needed(&self, frame: Frame) -> Result<usize, Fault> {
+        let whole = |limit: usize| match frame.total {
+            total if total <= limit => Ok(total),
+            total => Err(out_of_step(format!("{:?} of {total} bytes cannot be masked", frame.kind))),
+        };
+        let veiled = self.masks.is_some() || self.queue.iter().take(2).any(|entry| entry.veil.is_some());
+        let ours = self.queue.front().map(|entry| entry.awaits);
+        match frame.kind {
+            _ if ours == Some(Awaits::OurQuestion) && frame.kind != Kind::ErrorResponse => whole(LONGEST_DESCRIPTION),
+            Kind::DataRow if self.masks_rows() => whole(LONGEST_ROW),
+            Kind::RowDescription if veiled => whole(LONGEST_DESCRIPTION),
+            Kind::CopyData if self.masks_copy() => whole(LONGEST_ROW),
+            Kind::ErrorResponse | Kind::NoticeResponse | Kind::NotificationResponse if veiled => {
+                Ok(frame.total.min(LONGEST_TEXTS))
+            }
+            Kind::DataRow
+            | Kind::CopyData
+            | Kind::RowDescription
+            | Kind::ParameterDescription
+            | Kind::NoticeResponse
+            | Kind::NotificationResponse => Ok(HEADER),
+            Kind::ErrorResponse => Ok(frame.total.min(HEADER + ERROR_PEEK)),
+            _ => Ok(frame.total),
+        }
+    }
+
     /// A setting that commands were judged under must not change.
     fn pinned_holds(&self, body: &[u8]) -> Result<(), Fault> {
         let (name, value) = backend::parameter_status(body).map_err(fault)?;
@@ -207,20 +291,6 @@ impl Conversation {
             ));
         }
         Ok(())
-    }
-}
-
-/// How much of a message must have come before it is looked at.
-fn needed(frame: Frame) -> usize {
-    match frame.kind {
-        Kind::DataRow
-        | Kind::CopyData
-        | Kind::RowDescription
-        | Kind::ParameterDescription
-        | Kind::NoticeResponse
-        | Kind::NotificationResponse => HEADER,
-        Kind::ErrorResponse => frame.total.min(HEADER + ERROR_PEEK),
-        _ => frame.total,
     }
 }
 
@@ -240,7 +310,7 @@ fn deliver(input: &mut BytesMut, count: usize, client: &mut BytesMut) {
     }
 }
 
-fn out_of_step(logged: String) -> Fault {
+pub(super) fn out_of_step(logged: String) -> Fault {
     Fault::upstream("the target broke the protocol", logged)
 }
 

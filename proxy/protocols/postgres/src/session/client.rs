@@ -19,6 +19,7 @@ use super::{Awaits, Conversation, Effect, InFlight, MOST_IN_FLIGHT, Skip};
 use crate::codec::backend::ready_for_query;
 use crate::codec::frontend::{self, Frame, Kind, Space};
 use crate::codec::{CodecError, HEADER};
+use crate::mask::is_ours;
 use crate::sql;
 
 /// A text longer than this takes the parser milliseconds.
@@ -120,6 +121,46 @@ impl Command {
         }
     }
 
+    /// What it does, where it was understood.
+    pub(super) fn action(&self) -> Option<&Action> {
+        if let Some(refined) = &self.refined {
+            return Some(refined);
+        }
+        match &self.what {
+            What::Query(Ok(described)) => Some(&described.action),
+            What::Parse(Ok(statement)) => Some(&statement.described.action),
+            What::Bind(Ok(portal)) | What::Execute(Ok(portal)) => Some(portal.meaning.action()),
+            _ => None,
+        }
+    }
+
+    /// The kinds of the statements that it sends, prepares or runs.
+    pub(super) fn all_kinds(&self) -> Vec<&sql::StatementKind> {
+        match &self.what {
+            What::Query(Ok(described)) => described.kinds.iter().collect(),
+            What::Parse(Ok(statement)) => statement.described.kinds.iter().collect(),
+            What::Bind(Ok(portal)) | What::Execute(Ok(portal)) => {
+                portal.meaning.statements().iter().flat_map(|statement| &statement.described.kinds).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether the server may wait for data after it.
+    pub(super) fn may_copy_in(&self) -> bool {
+        self.all_kinds().contains(&&sql::StatementKind::CopyIn)
+    }
+
+    /// Whether it can be the first of a segment.
+    pub(super) const fn begins_work(&self) -> bool {
+        matches!(self.what, What::Query(_) | What::Parse(_) | What::Bind(_) | What::Execute(_))
+    }
+
+    /// Whether the server is ready for something else after it.
+    pub(super) const fn ends_segment(&self) -> bool {
+        matches!(self.what, What::Query(_) | What::Plain(Kind::Sync))
+    }
+
     pub(super) const fn place(&self) -> Place {
         match self.what {
             // A FunctionCall is answered like a Query: result or error, then ReadyForQuery.
@@ -217,7 +258,8 @@ impl Conversation {
                 _ => Err(Fault::client("only copy data may be sent while a COPY waits for data")),
             };
         }
-        if self.queue.len() >= MOST_IN_FLIGHT {
+        // What masks forbid may hang on what the catalog is about to say.
+        if self.queue.len() >= MOST_IN_FLIGHT || self.awaits_catalog() {
             return Ok(Next::Full);
         }
         if input.len() < frame.total {
@@ -373,9 +415,27 @@ impl Conversation {
         number: Option<u64>,
         upstream: &mut BytesMut,
     ) -> Result<(), Fault> {
+        self.ask_before(command, upstream);
+        if self.masks.is_none() {
+            upstream.extend_from_slice(&command.raw);
+            return self.note_forwarded(command, number, upstream);
+        }
+        if let What::Execute(Ok(_)) = &command.what {
+            let mut probe = InFlight::new(Awaits::Execute, None);
+            self.veil(command, &mut probe);
+            if probe.veil.is_some() {
+                self.describe_ahead(frontend::execute(command.body()).map_err(fault)?, upstream);
+            }
+        }
         upstream.extend_from_slice(&command.raw);
+        self.note_forwarded(command, number, upstream)?;
+        self.ask_behind(command, upstream);
+        Ok(())
+    }
+
+    fn note_forwarded(&mut self, command: &Command, number: Option<u64>, upstream: &mut BytesMut) -> Result<(), Fault> {
         let out_of_step = || Fault::internal("the session is out of step", "a refused message was to be forwarded");
-        let entry = match &command.what {
+        let mut entry = match &command.what {
             What::Query(Ok(described)) => {
                 self.begin_segment();
                 let mut entry = InFlight::new(Awaits::Query, number);
@@ -444,6 +504,9 @@ impl Conversation {
             | What::Execute(Err(_))
             | What::FunctionCall => return Err(out_of_step()),
         };
+        if matches!(entry.awaits, Awaits::Query | Awaits::Execute) {
+            self.veil(command, &mut entry);
+        }
         self.segment_open |= entry.awaits != Awaits::Query;
         self.expect(entry, upstream);
         Ok(())
@@ -465,6 +528,9 @@ fn unhindered<T>(length: usize, read: impl FnOnce() -> T) -> T {
 }
 
 fn name_fits(name: &[u8]) -> Result<(), Own> {
+    if is_ours(name) {
+        return Err(Own::new("42939", "this name is the proxy's own: use another"));
+    }
     if name.len() <= LONGEST_NAME {
         return Ok(());
     }

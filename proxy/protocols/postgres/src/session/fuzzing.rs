@@ -6,12 +6,14 @@
 use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
-use sallyport_core::protocol::{Conversation as _, Next};
+use sallyport_core::protocol::{Conversation as _, Masking, Next};
 use sallyport_core::sessions::SessionId;
+use sallyport_policy::{ColumnPattern, Detector, MaskMethod, MaskPlan};
 
 use super::{Beginning, Conversation};
 use crate::cancel::Registry;
 use crate::codec::{backend, frontend};
+use crate::mask::Masks;
 use crate::{refuse, sql};
 
 /// Each client message that the server's answers are fed against: one of every kind that is answered.
@@ -37,11 +39,21 @@ struct Dry {
     refuse_each: u64,
 }
 
+/// A masked column of whatever table, and something to be detected.
+fn masks() -> Box<Masks> {
+    let column = ColumnPattern::parse("*.*.x").map(|column| (column, MaskMethod::Partial));
+    let plan = MaskPlan { columns: column.into_iter().collect(), detect: vec![(Detector::Email, MaskMethod::Redact)] };
+    Box::new(Masks::new(Arc::new(Masking { plan, key: None })))
+}
+
 impl Dry {
-    fn new(refuse_each: u64) -> Self {
+    /// The lower two bits of `mode` say how often a command is refused, the third whether anything is masked.
+    fn new(mode: u8) -> Self {
+        let refuse_each = u64::from(mode & 3);
         let registered = Arc::new(Registry::default()).register(SessionId::from_random(0), 0);
         let front = Arc::new(sql::Front::new(sql::NameSettings::default()));
-        let session = Conversation::new(Beginning { front, key: None, registered, pinned: Vec::new() });
+        let masks = (mode & 4 != 0).then(masks);
+        let session = Conversation::new(Beginning { front, key: None, registered, pinned: Vec::new(), masks });
         let empty = BytesMut::new;
         Self { session, input: empty(), client: empty(), upstream: empty(), commands: 0, refuse_each }
     }
@@ -80,7 +92,7 @@ impl Dry {
 /// what the client is told is too.
 pub fn client_bytes(data: &[u8]) {
     let Some((first, data)) = data.split_first() else { return };
-    let mut dry = Dry::new(u64::from(first >> 5));
+    let mut dry = Dry::new(first >> 5);
     for piece in data.chunks(1 + usize::from(first & 31)) {
         if !dry.send(piece) {
             break;
@@ -102,7 +114,7 @@ pub fn client_bytes(data: &[u8]) {
 pub fn server_bytes(data: &[u8]) {
     let Some((first, data)) = data.split_first() else { return };
     let run = |chunk: usize| {
-        let mut dry = Dry::new(u64::from(first >> 5));
+        let mut dry = Dry::new(first >> 5);
         for message in IN_FLIGHT {
             dry.send(message);
         }

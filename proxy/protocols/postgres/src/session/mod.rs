@@ -7,6 +7,7 @@ mod answer;
 mod client;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod hidden;
 mod names;
 pub(crate) mod rehearsal;
 mod spoken;
@@ -19,15 +20,17 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use sallyport_core::Fault;
 use sallyport_core::gate::{Granted, Refused};
-use sallyport_core::protocol::{self, Described, Ending, Next, Notice, Outcome, Transaction};
+use sallyport_core::protocol::{self, Described, Ending, Masking, Next, Notice, Outcome, Transaction};
 
 pub use self::client::Command;
 use self::client::Place;
+pub(crate) use self::hidden::masks_at_login;
 use self::names::{Meaning, Names, Portal};
 use crate::cancel::Registered;
 use crate::codec::backend::{Status, ready_for_query};
 use crate::codec::frontend::Space;
 use crate::codec::startup::{self, CancelKey};
+use crate::mask::{Catalog, Masks, Rows, Veil};
 use crate::{refuse, sql};
 
 /// Answers that may be owed at once. More than the server can hold back unflushed: its buffer of 8 KiB
@@ -71,6 +74,10 @@ pub struct Conversation {
     parted: bool,
     /// What the server reported at login of settings that change the meaning of commands.
     pinned: Vec<(Bytes, Bytes)>,
+    /// What is masked, where anything is.
+    masks: Option<Box<Masks>>,
+    /// Kept from row to row.
+    row: BytesMut,
 }
 
 /// Whether the client's messages are skipped up to its next Sync, as the protocol demands after an error.
@@ -100,6 +107,10 @@ enum Awaits {
     Execute,
     Close,
     Sync,
+    /// Of a portal, asked by us before its Execute.
+    OurDescribe,
+    /// All that answers our question about the catalog, up to its ReadyForQuery.
+    OurQuestion,
 }
 
 /// A message that the server has not answered yet.
@@ -119,6 +130,12 @@ struct InFlight {
     names: bool,
     /// It is a constant in the place of a refused command: its error is replaced with this.
     refusal: Option<Bytes>,
+    /// What masks do to its answers.
+    veil: Option<Box<Veil>>,
+    /// How the rows that come now are masked.
+    rows_masked: Option<Rows>,
+    /// What our question has brought so far.
+    catalog: Option<Box<Catalog>>,
 }
 
 #[derive(Debug)]
@@ -135,11 +152,24 @@ pub(crate) struct Beginning {
     pub(crate) key: Option<CancelKey>,
     pub(crate) registered: Registered,
     pub(crate) pinned: Vec<(Bytes, Bytes)>,
+    pub(crate) masks: Option<Box<Masks>>,
 }
 
 impl InFlight {
     const fn new(awaits: Awaits, number: Option<u64>) -> Self {
-        Self { awaits, number, rows: None, passed: 0, failed: None, effect: None, names: false, refusal: None }
+        Self {
+            awaits,
+            number,
+            rows: None,
+            passed: 0,
+            failed: None,
+            effect: None,
+            names: false,
+            refusal: None,
+            veil: None,
+            rows_masked: None,
+            catalog: None,
+        }
     }
 }
 
@@ -164,6 +194,8 @@ impl Conversation {
             passing: Passing::default(),
             parted: false,
             pinned: beginning.pinned,
+            masks: beginning.masks,
+            row: BytesMut::new(),
         }
     }
 
@@ -229,8 +261,19 @@ impl protocol::Conversation for Conversation {
         self.next_command(input, client)
     }
 
+    fn mask(&mut self, masking: Option<&Arc<Masking>>) -> bool {
+        self.take_masking(masking);
+        true
+    }
+
     fn describe<'a>(&'a self, command: &'a Command) -> Described<'a> {
-        command.describe()
+        let mut described = command.describe();
+        if let (Some(masks), Ok(action)) = (&self.masks, &described.action)
+            && let Some(denial) = masks.forbids(action, &command.all_kinds())
+        {
+            described.action = Err(denial);
+        }
+        described
     }
 
     fn forward(&mut self, granted: Granted<'_, Command>) -> Result<(), Fault> {

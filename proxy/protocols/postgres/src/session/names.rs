@@ -13,7 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sallyport_policy::Action;
+use sallyport_policy::{Action, Fields};
 
 use crate::sql;
 
@@ -94,7 +94,8 @@ impl Meaning {
         let texts: Vec<&str> = statements.iter().map(|statement| &*statement.text).collect();
         let text = texts.join(OR);
         let operations = statements.iter().flat_map(|statement| statement.described.action.operations.iter().cloned());
-        let action = Action { operations: operations.collect() };
+        let fields = Fields::of_all(statements.iter().map(|statement| &statement.described.action.fields));
+        let action = Action { operations: operations.collect(), fields };
         Some(Self::Any(Arc::new(Several { statements, text, action })))
     }
 }

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use sallyport_core::Fault;
 use sallyport_core::protocol::{Conversation as _, Next};
 use sallyport_core::sessions::SessionId;
-use sallyport_policy::{Action, Denial};
+use sallyport_policy::{Action, Denial, Fields};
 use serde_json::{Map, Value};
 
 use super::client::Command;
@@ -55,7 +55,8 @@ impl Rehearsal {
 
     fn with(front: Arc<Front>) -> Self {
         let registered = Arc::new(Registry::default()).register(SessionId::from_random(0), 0);
-        let conversation = Conversation::new(Beginning { front, key: None, registered, pinned: Vec::new() });
+        let conversation =
+            Conversation::new(Beginning { front, key: None, registered, pinned: Vec::new(), masks: None });
         Self { conversation, status: Status::Idle }
     }
 
@@ -69,16 +70,20 @@ impl Rehearsal {
         if whole.action.is_ok() || !text.contains(OR) {
             return Ok(whole);
         }
-        let (mut operations, mut statements) = (Vec::new(), Vec::new());
+        let (mut operations, mut fields, mut statements) = (Vec::new(), Vec::new(), Vec::new());
         for part in text.split(OR) {
             let part = self.one(part)?;
             match part.action {
-                Ok(action) => operations.extend(action.operations),
+                Ok(action) => {
+                    operations.extend(action.operations);
+                    fields.push(action.fields);
+                }
                 Err(_) => return Ok(whole),
             }
             statements.extend(part.statements);
         }
-        Ok(Rehearsed { action: Ok(Action { operations }), statements, command: None })
+        let action = Action { operations, fields: Fields::of_all(&fields) };
+        Ok(Rehearsed { action: Ok(action), statements, command: None })
     }
 
     /// The text went to the server, and the server did what it says: names that it gives stand for something now.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use sallyport_policy::{Action, Fact, Operation};
+use sallyport_policy::{Action, Fact, Fields, Operation};
 
 use super::client::Own;
 use super::names::{LONGEST_NAME, Meaning, NO_SEGMENT, Portal, Statement};
@@ -26,17 +26,19 @@ impl Conversation {
         if !statements.iter().any(|statement| statement.described.kinds.iter().any(runs_a_name)) {
             return None;
         }
-        let refined = statements.iter().flat_map(|statement| self.refined_text(&statement.text, &statement.described));
-        Some(Action { operations: refined.collect() })
+        let refined = statements.iter().map(|statement| self.refined_text(&statement.text, &statement.described));
+        let (operations, fields): (Vec<_>, Vec<_>) = refined.map(|action| (action.operations, action.fields)).unzip();
+        Some(Action { operations: operations.concat(), fields: Fields::of_all(&fields) })
     }
 
     /// The same for one text.
     pub(super) fn refined_query(&self, text: &str, described: &Described) -> Option<Action> {
-        described.kinds.iter().any(runs_a_name).then(|| Action { operations: self.refined_text(text, described) })
+        described.kinds.iter().any(runs_a_name).then(|| self.refined_text(text, described))
     }
 
-    fn refined_text(&self, text: &str, described: &Described) -> Vec<Operation> {
-        let mut operations = Vec::new();
+    fn refined_text(&self, text: &str, described: &Described) -> Action {
+        let mut operations: Vec<Operation> = Vec::new();
+        let mut fields = Vec::new();
         for (kind, action) in described.kinds.iter().zip(&described.actions) {
             let meant = match kind {
                 StatementKind::Fetch(name) => {
@@ -48,6 +50,9 @@ impl Conversation {
                 }
                 _ => None,
             };
+            fields.push(action.fields.clone());
+            let meant_action = meant.as_ref().map(Meaning::action);
+            fields.extend(meant_action.map(|action| action.fields.clone()));
             for operation in &action.operations {
                 match &meant {
                     Some(meaning) if operation.verb == "Execute" && operation.object == Fact::Unknown => {
@@ -57,7 +62,7 @@ impl Conversation {
                 }
             }
         }
-        operations
+        Action { operations, fields: Fields::of_all(&fields) }
     }
 
     /// Whether the names that a text gives are such that they can be followed.

@@ -34,7 +34,7 @@ impl Rig {
         let key = Some(CancelKey { pid: 7, secret: vec![1, 2, 3, 4] });
         let pinned = vec![(Bytes::from("client_encoding"), Bytes::from("UTF8"))];
         Self {
-            session: Conversation::new(Beginning { front, key, registered, pinned }),
+            session: Conversation::new(Beginning { front, key, registered, pinned, masks: None }),
             input: BytesMut::new(),
             client: BytesMut::new(),
             upstream: BytesMut::new(),

@@ -135,6 +135,7 @@ impl Visit for pb::ColumnRef {
     fn visit(&self, walker: &mut Walker<'_>) {
         let Self { fields, location: _ } = self;
         walker.predicate.note(fields);
+        walker.flow.note(fields);
         let [.., qualifier, name] = fields.as_slice() else { return };
         let Some(name) = text(name) else { return };
         if catalog::function(name) == Some(FunctionClass::Effect) {
@@ -170,9 +171,11 @@ impl Visit for pb::RangeFunction {
         let mut name = String::new();
         if let Some(pb::Alias { aliasname, colnames }) = alias {
             name.clone_from(aliasname);
+            walker.flow.row(aliasname);
             columns.extend(colnames.iter().filter_map(text).map(str::to_owned));
         } else if let Some(called) = functions.first().and_then(called) {
             name = called.to_owned();
+            walker.flow.row(called);
         }
         // One without a name that can be told here (`FROM current_user`) keeps the empty one, which stands for all.
         walker.notation.functions.push((name, columns));

@@ -11,6 +11,7 @@
 
 mod catalog;
 mod define;
+mod fields;
 mod function;
 mod names;
 mod predicate;
@@ -24,7 +25,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use moka::sync::Cache;
-use sallyport_policy::{Action, Fact, Object, Operation};
+use sallyport_policy::{Action, Fact, Fields, Object, Operation};
 
 pub use names::{NameSettings, NameSettingsError};
 use walk::{Surrender, Walker};
@@ -173,7 +174,7 @@ impl Front {
             if let Some(surrender) = walker.surrender {
                 return Err(Refusal::surrendered(surrender));
             }
-            actions.push(Action { operations: walker.take_operations() });
+            actions.push(Action { operations: walker.take_operations(), fields: walker.take_fields() });
         }
         let statements = kinds.len();
         if kinds.is_empty() {
@@ -187,7 +188,10 @@ impl Front {
 fn union(actions: &[Action]) -> Action {
     let mut seen = HashSet::new();
     let operations = actions.iter().flat_map(|action| &action.operations);
-    Action { operations: operations.filter(|operation| seen.insert(*operation)).cloned().collect() }
+    Action {
+        operations: operations.filter(|operation| seen.insert(*operation)).cloned().collect(),
+        fields: Fields::of_all(actions.iter().map(|action| &action.fields)),
+    }
 }
 
 impl Described {

@@ -8,6 +8,7 @@ use pg_query::protobuf as pb;
 use pg_query::protobuf::node::Node as N;
 use sallyport_policy::{Fact, ObjectKind, Usage};
 
+use super::fields::Place;
 use super::names;
 use super::predicate::{Columns, Truth};
 use super::walk::{Visit, Walker, text};
@@ -81,29 +82,66 @@ impl Walker<'_> {
     }
 
     /// Walks a write with its own verb, tables for its condition, and WITH clause.
-    fn write(&mut self, verb: &'static str, with: Option<&pb::WithClause>, body: impl FnOnce(&mut Self)) {
+    fn write(&mut self, verb: &'static str, with: Option<&pb::WithClause>, body: impl FnOnce(&mut Self, Returning)) {
         let outer_verb = std::mem::replace(&mut self.verb, verb);
+        let answering = std::mem::take(&mut self.flow.answering);
         let outer_columns = std::mem::take(&mut self.predicate);
         let outer_locks = std::mem::take(&mut self.locks);
-        let outer = self.enter(with);
-        body(self);
+        // What a WITH brings may go into the write as well as into what it returns.
+        let outer = self.at(Place::WithinAndCopied, |walker| walker.enter(with));
+        let place = self.place();
+        self.at(Place::Copied, |walker| body(walker, Returning { answering, place }));
         self.leave(outer);
         self.locks = outer_locks;
         self.predicate = outer_columns;
         self.verb = outer_verb;
     }
 
-    fn returning(&mut self, clause: Option<&pb::ReturningClause>, target: Option<&pb::RangeVar>) {
-        if let (Some(clause), Some(target)) = (clause, target) {
+    fn returning(&mut self, at: Returning, clause: Option<&pb::ReturningClause>, target: Option<&pb::RangeVar>) {
+        if let (Some(pb::ReturningClause { options, exprs }), Some(target)) = (clause, target) {
             self.existing("Select", target, Usage::Read);
-            clause.visit(self);
+            for option in options {
+                match &option.node {
+                    Some(N::ReturningOption(pb::ReturningOption { option: _, value, location: _ })) => {
+                        self.flow.row(value);
+                    }
+                    _ => self.flow.mark_any(),
+                }
+            }
+            // Old and new are the rows that every write has.
+            self.flow.row("old");
+            self.flow.row("new");
+            match at.answering {
+                true => self.show(exprs),
+                false => self.at(at.place, |walker| exprs.visit(walker)),
+            }
         }
     }
 
     fn target(&mut self, relation: Option<&pb::RangeVar>) {
         self.predicate = Columns::default();
         self.predicate.target = relation.map(called);
+        if let Some(relation) = relation {
+            self.flow.row(&called(relation));
+        }
     }
+
+    fn compared(&mut self, part: &(impl Visit + ?Sized)) {
+        self.at(Place::Compared, |walker| part.visit(walker));
+    }
+
+    fn compared_condition(&mut self, condition: Option<&pb::Node>) -> Truth {
+        self.at(Place::Compared, |walker| walker.condition(condition))
+    }
+}
+
+/// What becomes of the rows that a write returns.
+#[derive(Debug, Clone, Copy)]
+struct Returning {
+    /// They are the answer.
+    answering: bool,
+    /// Otherwise they are used here.
+    place: Place,
 }
 
 fn called(relation: &pb::RangeVar) -> String {
@@ -113,6 +151,8 @@ fn called(relation: &pb::RangeVar) -> String {
 impl Visit for pb::RangeVar {
     /// In a FROM list.
     fn visit(&self, walker: &mut Walker<'_>) {
+        walker.flow.row(&called(self));
+        walker.flow.alias(self.alias.as_ref());
         if walker.is_cte(self) {
             return;
         }
@@ -129,6 +169,9 @@ impl Visit for pb::RangeSubselect {
         let name = alias.as_ref().map_or("", |alias| &alias.aliasname);
         let inner = if walker.locks.hold(name) { Locks::All } else { Locks::None };
         let outer = std::mem::replace(&mut walker.locks, inner);
+        if let Some(alias) = alias {
+            walker.flow.row(&alias.aliasname);
+        }
         subquery.visit(walker);
         walker.locks = outer;
     }
@@ -144,7 +187,7 @@ impl Visit for pb::WithClause {
 impl Visit for pb::CommonTableExpr {
     fn visit(&self, walker: &mut Walker<'_>) {
         let Self {
-            ctename: _,
+            ctename,
             aliascolnames: _,
             ctematerialized: _,
             ctequery,
@@ -159,6 +202,7 @@ impl Visit for pb::CommonTableExpr {
             ctecolcollations: _,
         } = self;
         let outer = std::mem::take(&mut walker.locks);
+        walker.flow.row(ctename);
         ctequery.visit(walker);
         walker.locks = outer;
         search_clause.visit(walker);
@@ -191,25 +235,36 @@ impl Visit for pb::SelectStmt {
             rarg,
         } = self;
         let inherited = std::mem::take(&mut walker.locks);
+        let answering = std::mem::take(&mut walker.flow.answering) && into_clause.is_none();
+        let place = if into_clause.is_some() { Place::Copied } else { walker.place() };
+        let outer_place = walker.move_to(place);
         let outer = walker.enter(with_clause.as_ref());
         into_clause.visit(walker);
         walker.locks = if matches!(inherited, Locks::All) { Locks::All } else { Locks::of(locking_clause) };
         from_clause.visit(walker);
         walker.locks = inherited.clone();
-        larg.visit(walker);
-        rarg.visit(walker);
+        walker.union(answering, larg.as_deref(), rarg.as_deref());
         walker.locks = Locks::None;
+        if answering {
+            if larg.is_none() {
+                walker.show(target_list);
+            }
+            [distinct_clause, group_clause, sort_clause].into_iter().for_each(|nodes| walker.shapes_answer(nodes));
+        } else {
+            target_list.visit(walker);
+        }
+        values_lists.visit(walker);
+        walker.move_to(Place::Compared);
         // A plain DISTINCT is a list with one absent node.
         distinct_clause.iter().filter(|node| node.node.is_some()).for_each(|node| node.visit(walker));
-        target_list.visit(walker);
         where_clause.visit(walker);
         group_clause.visit(walker);
         having_clause.visit(walker);
         window_clause.visit(walker);
-        values_lists.visit(walker);
         sort_clause.visit(walker);
         limit_offset.visit(walker);
         limit_count.visit(walker);
+        walker.move_to(outer_place);
         walker.leave(outer);
         walker.locks = inherited;
     }
@@ -242,9 +297,12 @@ impl Visit for pb::InsertStmt {
     fn visit(&self, walker: &mut Walker<'_>) {
         let Self { relation, cols, select_stmt, on_conflict_clause, returning_clause, with_clause, r#override: _ } =
             self;
-        walker.write("Insert", with_clause.as_ref(), |walker| {
+        walker.write("Insert", with_clause.as_ref(), |walker, at| {
             match relation {
-                Some(relation) => walker.existing("Insert", relation, Usage::Write),
+                Some(relation) => {
+                    walker.flow.row(&called(relation));
+                    walker.existing("Insert", relation, Usage::Write);
+                }
                 None => walker.unknown("Insert"),
             }
             cols.visit(walker);
@@ -257,11 +315,13 @@ impl Visit for pb::InsertStmt {
                         None => walker.unknown("Update"),
                     }
                 }
-                infer.visit(walker);
+                walker.compared(infer);
+                walker.flow.excludes = true;
                 target_list.visit(walker);
-                where_clause.visit(walker);
+                walker.flow.excludes = false;
+                walker.compared(where_clause);
             }
-            walker.returning(returning_clause.as_ref(), relation.as_ref());
+            walker.returning(at, returning_clause.as_ref(), relation.as_ref());
         });
     }
 }
@@ -269,16 +329,16 @@ impl Visit for pb::InsertStmt {
 impl Visit for pb::UpdateStmt {
     fn visit(&self, walker: &mut Walker<'_>) {
         let Self { relation, target_list, where_clause, from_clause, returning_clause, with_clause } = self;
-        walker.write("Update", with_clause.as_ref(), |walker| {
+        walker.write("Update", with_clause.as_ref(), |walker, at| {
             walker.target(relation.as_ref());
-            let bound = walker.condition(where_clause.as_deref()).unbounded();
+            let bound = walker.compared_condition(where_clause.as_deref()).unbounded();
             match relation {
                 Some(relation) => walker.existing_bounded("Update", relation, bound),
                 None => walker.unknown("Update"),
             }
-            from_clause.visit(walker);
+            walker.at(Place::WithinAndCopied, |walker| from_clause.visit(walker));
             target_list.visit(walker);
-            walker.returning(returning_clause.as_ref(), relation.as_ref());
+            walker.returning(at, returning_clause.as_ref(), relation.as_ref());
         });
     }
 }
@@ -286,15 +346,15 @@ impl Visit for pb::UpdateStmt {
 impl Visit for pb::DeleteStmt {
     fn visit(&self, walker: &mut Walker<'_>) {
         let Self { relation, using_clause, where_clause, returning_clause, with_clause } = self;
-        walker.write("Delete", with_clause.as_ref(), |walker| {
+        walker.write("Delete", with_clause.as_ref(), |walker, at| {
             walker.target(relation.as_ref());
-            let bound = walker.condition(where_clause.as_deref()).unbounded();
+            let bound = walker.compared_condition(where_clause.as_deref()).unbounded();
             match relation {
                 Some(relation) => walker.existing_bounded("Delete", relation, bound),
                 None => walker.unknown("Delete"),
             }
-            using_clause.visit(walker);
-            walker.returning(returning_clause.as_ref(), relation.as_ref());
+            walker.at(Place::Within, |walker| using_clause.visit(walker));
+            walker.returning(at, returning_clause.as_ref(), relation.as_ref());
         });
     }
 }
@@ -303,19 +363,19 @@ impl Visit for pb::MergeStmt {
     fn visit(&self, walker: &mut Walker<'_>) {
         let Self { relation, source_relation, join_condition, merge_when_clauses, returning_clause, with_clause } =
             self;
-        walker.write("Merge", with_clause.as_ref(), |walker| {
+        walker.write("Merge", with_clause.as_ref(), |walker, at| {
             let Some(target) = relation else { return walker.unknown("Merge") };
             walker.existing("Merge", target, Usage::Write);
-            source_relation.visit(walker);
+            walker.at(Place::WithinAndCopied, |walker| source_relation.visit(walker));
             walker.target(Some(target));
-            let joined = walker.condition(join_condition.as_deref());
+            let joined = walker.compared_condition(join_condition.as_deref());
             for clause in merge_when_clauses {
                 match &clause.node {
                     Some(N::MergeWhenClause(clause)) => walker.merge_clause(clause, target, joined),
                     _ => walker.unknown("Merge"),
                 }
             }
-            walker.returning(returning_clause.as_ref(), Some(target));
+            walker.returning(at, returning_clause.as_ref(), Some(target));
         });
     }
 }
@@ -323,7 +383,7 @@ impl Visit for pb::MergeStmt {
 impl Walker<'_> {
     fn merge_clause(&mut self, clause: &pb::MergeWhenClause, target: &pb::RangeVar, joined: Truth) {
         let pb::MergeWhenClause { match_kind, command_type, r#override: _, condition, target_list, values } = clause;
-        let own = self.condition(condition.as_deref());
+        let own = self.compared_condition(condition.as_deref());
         // The join bounds the rows that match it, not those that do not.
         let matched = *match_kind == pb::MergeMatchKind::MergeWhenMatched as i32;
         let bound = if matched { joined.and(own) } else { own }.unbounded();

@@ -24,6 +24,7 @@ impl Walker<'_> {
         match node {
             N::SelectStmt(select) => {
                 self.verb = "Select";
+                self.answers();
                 let before = self.operations.len();
                 select.visit(self);
                 // Later, so that a query of functions' results alone counts as touching those.
@@ -32,16 +33,17 @@ impl Walker<'_> {
                     self.add(Operation::bare("Select"));
                 }
             }
-            N::InsertStmt(write) => write.visit(self),
-            N::UpdateStmt(write) => write.visit(self),
-            N::DeleteStmt(write) => write.visit(self),
-            N::MergeStmt(write) => write.visit(self),
+            N::InsertStmt(_) | N::UpdateStmt(_) | N::DeleteStmt(_) | N::MergeStmt(_) => {
+                self.answers();
+                node.visit(self);
+            }
             N::TruncateStmt(statement) => self.truncate(statement),
             N::CopyStmt(statement) => return self.copy(statement),
             N::TransactionStmt(statement) => return self.transaction(statement),
             N::ExplainStmt(statement) => {
                 let pb::ExplainStmt { query, options } = &**statement;
                 self.inner(query.as_deref());
+                self.flow.explained();
                 options.visit(self);
             }
             N::PrepareStmt(statement) => {
@@ -205,7 +207,13 @@ impl Walker<'_> {
         let pb::CopyStmt { relation, query, attlist, is_from, is_program, filename, options, where_clause } = statement;
         let (verb, usage) = if *is_from { ("CopyFrom", Usage::Write) } else { ("CopyTo", Usage::Read) };
         match (relation, query) {
-            (Some(relation), None) => self.existing(verb, relation, usage),
+            (Some(relation), None) => {
+                self.existing(verb, relation, usage);
+                if !*is_from {
+                    self.answers();
+                    self.copied_out(attlist);
+                }
+            }
             (None, Some(query)) => {
                 self.add(Operation::bare(verb));
                 self.inner(Some(query));
@@ -271,6 +279,8 @@ impl Walker<'_> {
         }
         match query.as_deref().and_then(|query| query.node.as_ref()) {
             Some(N::ExecuteStmt(execute)) => {
+                // Whatever it shows goes into the table.
+                self.flow.mark_any();
                 self.dispatch(&N::ExecuteStmt(execute.clone()));
             }
             Some(query) => query.visit(self),

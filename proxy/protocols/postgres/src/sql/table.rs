@@ -9,6 +9,7 @@ use pg_query::protobuf::node::Node as N;
 use sallyport_policy::{ObjectKind, Usage};
 
 use super::define::is_relation;
+use super::fields::Place;
 use super::names;
 use super::walk::{Visit, Walker, text};
 
@@ -85,10 +86,13 @@ impl Walker<'_> {
             Some(relation) => self.existing("CreateIndex", relation, Usage::Write),
             None => self.unknown("CreateIndex"),
         }
+        // An index shows nothing by itself.
+        let place = self.move_to(Place::Compared);
         index_params.visit(self);
         index_including_params.visit(self);
         options.visit(self);
         where_clause.visit(self);
+        self.move_to(place);
         exclude_op_names.visit(self);
     }
 
@@ -214,12 +218,17 @@ impl Walker<'_> {
             relation_type: _,
             relation,
             object: _,
-            subname: _,
+            subname,
             newname,
             behavior,
             missing_ok: _,
         } = statement;
         let kind = pb::ObjectType::try_from(*rename_type).unwrap_or_default();
+        // By another name no mask finds it.
+        match kind {
+            pb::ObjectType::ObjectColumn => self.flow.mark_name(subname),
+            _ => self.flow.mark_any(),
+        }
         match relation {
             Some(relation) if kind != pb::ObjectType::ObjectType && kind != pb::ObjectType::ObjectAttribute => {
                 self.existing("Rename", relation, Usage::Write);
@@ -238,6 +247,7 @@ impl Walker<'_> {
 
     pub(super) fn move_to_schema(&mut self, statement: &pb::AlterObjectSchemaStmt) {
         let pb::AlterObjectSchemaStmt { object_type, relation, object: _, newschema, missing_ok: _ } = statement;
+        self.flow.mark_any();
         match (relation, pb::ObjectType::try_from(*object_type)) {
             (Some(relation), Ok(kind)) if is_relation(kind) => {
                 self.existing("AlterTable", relation, Usage::Write);
@@ -297,7 +307,7 @@ impl Visit for pb::ColumnDef {
 impl Visit for pb::Constraint {
     fn visit(&self, walker: &mut Walker<'_>) {
         let Self {
-            contype: _,
+            contype,
             conname: _,
             deferrable: _,
             initdeferred: _,
@@ -333,7 +343,9 @@ impl Visit for pb::Constraint {
             old_pktable_oid: _,
             location: _,
         } = self;
-        raw_expr.visit(walker);
+        let is_check = *contype == pb::ConstrType::ConstrCheck as i32;
+        let place = if is_check { Place::Compared } else { walker.place() };
+        walker.at(place, |walker| raw_expr.visit(walker));
         keys.visit(walker);
         including.visit(walker);
         exclusions.visit(walker);

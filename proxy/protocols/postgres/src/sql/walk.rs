@@ -45,6 +45,7 @@ pub(super) struct Walker<'a> {
     pub(super) locks: Locks,
     pub(super) predicate: super::predicate::Columns,
     pub(super) notation: super::function::Notation,
+    pub(super) flow: super::fields::Flow,
     /// Names of the statements prepared and cursors declared by earlier statements of this text.
     pub(super) prepared: HashSet<String>,
     pub(super) cursors: HashSet<String>,
@@ -63,6 +64,7 @@ impl<'a> Walker<'a> {
             locks: Locks::None,
             predicate: super::predicate::Columns::default(),
             notation: super::function::Notation::default(),
+            flow: super::fields::Flow::default(),
             prepared: HashSet::new(),
             cursors: HashSet::new(),
         }
@@ -251,7 +253,6 @@ parts! {
     CteSearchClause { search_col_list; search_breadth_first, search_seq_column, location }
     InferClause { index_elems, where_clause; conname, location }
     IndexElem { expr, collation, opclass, opclassopts; name, indexcolname, ordering, nulls_ordering }
-    JoinExpr { larg, rarg, using_clause, quals; jointype, is_natural, join_using_alias, alias, rtindex }
     RangeTableFunc { docexpr, rowexpr, namespaces, columns; lateral, alias, location }
     RangeTableFuncCol { type_name, colexpr, coldefexpr; colname, for_ordinality, is_not_null, location }
     ReturningClause { options, exprs; }

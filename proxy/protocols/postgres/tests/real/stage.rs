@@ -21,8 +21,8 @@ use sallyport_core::serve::{Limits, Service, connection};
 use sallyport_core::sessions::{SessionId, Sessions};
 use sallyport_harness::{Leaf, LeafOptions, Pki, Postgres as Server, PostgresOptions};
 use sallyport_policy::{
-    BUNDLE_VERSION, Bundle, Effect, FleetTerms, Matcher, Member, NamePattern, ObjectKind, ObjectMatcher, PolicyEntry,
-    Recording, RecordingLevel, Roster, Rule, SessionTerms, Subject, TargetRef, TlsMode, Upstream,
+    BUNDLE_VERSION, Bundle, Effect, FleetTerms, Mask, Matcher, Member, NamePattern, ObjectKind, ObjectMatcher,
+    PolicyEntry, Recording, RecordingLevel, Roster, Rule, SessionTerms, Subject, TargetRef, TlsMode, Upstream,
 };
 use sallyport_postgres::Postgres;
 use serde_json::Value;
@@ -261,6 +261,13 @@ impl Stage {
     pub(crate) fn demand(&self, sessions: SessionTerms) {
         let mut bundle = (*self.service.feed.current().unwrap().bundle).clone();
         bundle.policies[0].sessions = sessions;
+        self.service.feed.publish_bundle(bundle.sealed());
+    }
+
+    /// The policy masks this.
+    pub(crate) fn masks(&self, masks: Vec<Mask>) {
+        let mut bundle = (*self.service.feed.current().unwrap().bundle).clone();
+        bundle.policies[0].masks = masks;
         self.service.feed.publish_bundle(bundle.sealed());
     }
 

@@ -1,0 +1,309 @@
+//! What the server's catalog says of relations: which is which, which column is which, what shows in what.
+//!
+//! Owns the question put to the server, the reading of its answer, and what masks come to with it. Touches its
+//! arguments only. Invariant: a relation or column that the answer does not have is not known, and what is not known
+//! is never taken for unmasked.
+
+use std::collections::HashMap;
+
+use bytes::BytesMut;
+use sallyport_core::protocol::Masking;
+use sallyport_policy::{Column, MaskMethod, QualifiedName};
+
+use super::Touched;
+use crate::codec::{self, Fields};
+use crate::sql;
+
+/// The name of our statement and portal; clients may not use it.
+pub(crate) const OUR_NAME: &str = "sallyport catalog";
+/// Bytes and rows of an answer at most; what comes after is not known.
+const MOST_BYTES: usize = 32 * 1024 * 1024;
+const MOST_ROWS: usize = 250_000;
+/// Rounds in which masks travel to what shows the same values.
+const MOST_ROUNDS: usize = 64;
+
+/// Relations, with how many columns they ever had (`r`); columns of those in which a masked one could be (`a`); who
+/// inherits from whom (`i`); and the texts of the views that hang on any of these (`v`).
+/// `$1` are the names of masked columns, `$2` is whether some mask speaks of every column of a table.
+const QUESTION: &str = "\
+WITH RECURSIVE hot(oid) AS (
+  SELECT a.attrelid FROM pg_catalog.pg_attribute a
+   WHERE (a.attname::pg_catalog.text = ANY ($1::pg_catalog.text[]) OR $2::pg_catalog.bool)
+     AND a.attnum > 0 AND NOT a.attisdropped AND a.attrelid >= 16384
+  UNION
+  SELECT w.ev_class FROM hot
+    JOIN pg_catalog.pg_depend d ON d.refobjid = hot.oid
+     AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+     AND d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+    JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid)
+SELECT 'r', c.oid::pg_catalog.text,
+       CASE WHEN c.relnamespace = pg_catalog.pg_my_temp_schema() THEN 'pg_temp' ELSE n.nspname::pg_catalog.text END,
+       c.relname::pg_catalog.text, c.relnatts::pg_catalog.text
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+UNION ALL
+SELECT 'a', a.attrelid::pg_catalog.text, a.attnum::pg_catalog.text, a.attname::pg_catalog.text, ''
+  FROM pg_catalog.pg_attribute a JOIN hot ON hot.oid = a.attrelid
+ WHERE a.attnum > 0 AND NOT a.attisdropped
+UNION ALL
+SELECT 'i', i.inhrelid::pg_catalog.text, i.inhparent::pg_catalog.text, '', '' FROM pg_catalog.pg_inherits i
+UNION ALL
+SELECT 'v', c.oid::pg_catalog.text, pg_catalog.pg_get_viewdef(c.oid), '', ''
+  FROM pg_catalog.pg_class c JOIN hot ON hot.oid = c.oid WHERE c.relkind IN ('v', 'm')";
+
+/// The relations of a database, as the server told them at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Catalog {
+    relations: HashMap<u32, Relation>,
+    by_name: HashMap<QualifiedName, u32>,
+    inherits: Vec<(u32, u32)>,
+    views: Vec<(u32, String)>,
+    bytes: usize,
+    rows: usize,
+}
+
+#[derive(Debug)]
+struct Relation {
+    name: QualifiedName,
+    /// Columns it ever had: a higher number is new.
+    columns_ever: i16,
+    columns: Vec<(i16, Box<str>)>,
+}
+
+/// What is masked of one relation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ColumnMasks {
+    /// Every column.
+    every: Option<MaskMethod>,
+    /// By number and name.
+    columns: Vec<(i16, Box<str>, MaskMethod)>,
+}
+
+/// The question, as messages whose answers end with a ReadyForQuery. Not as a Query, which would destroy the unnamed
+/// statement and portal, for those are the client's.
+pub(crate) fn question(masking: &Masking, out: &mut BytesMut) {
+    let mut array = String::from("{");
+    let mut every = false;
+    for (pattern, _) in &masking.plan.columns {
+        match pattern.column() {
+            Some(name) => {
+                if array.len() > 1 {
+                    array.push(',');
+                }
+                array.push('"');
+                array.push_str(&name.replace('\\', "\\\\").replace('"', "\\\""));
+                array.push('"');
+            }
+            None => every = true,
+        }
+    }
+    array.push('}');
+    let every = if every { "t" } else { "f" };
+    let name = OUR_NAME.as_bytes();
+    let length = |text: &str| i32::try_from(text.len()).unwrap_or(i32::MAX).to_be_bytes();
+    // What an aborted transaction may have left of an earlier one.
+    codec::message(out, b'C', &[b"S", name, b"\0"]);
+    codec::message(out, b'P', &[name, b"\0", QUESTION.as_bytes(), b"\0\0\0"]);
+    codec::message(
+        out,
+        b'B',
+        &[
+            name,
+            b"\0",
+            name,
+            b"\0",
+            b"\0\0",
+            b"\0\x02",
+            &length(&array),
+            array.as_bytes(),
+            &length(every),
+            every.as_bytes(),
+            b"\0\0",
+        ],
+    );
+    codec::message(out, b'E', &[name, b"\0\0\0\0\0"]);
+    codec::message(out, b'C', &[b"P", name, b"\0"]);
+    codec::message(out, b'C', &[b"S", name, b"\0"]);
+    codec::message(out, b'S', &[]);
+}
+
+impl Catalog {
+    /// Takes a row of the answer, the body of a DataRow.
+    pub(crate) fn take(&mut self, row: &[u8]) {
+        self.bytes = self.bytes.saturating_add(row.len());
+        self.rows += 1;
+        if self.bytes <= MOST_BYTES && self.rows <= MOST_ROWS {
+            // A row that cannot be read leaves what it speaks of unknown.
+            let _read = self.read(row);
+        }
+    }
+
+    fn read(&mut self, row: &[u8]) -> Option<()> {
+        let mut fields = Fields::new("DataRow", row);
+        let count = fields.u16().ok()?;
+        let mut texts = [""; 5];
+        if usize::from(count) != texts.len() {
+            return None;
+        }
+        for text in &mut texts {
+            let length = usize::try_from(fields.i32().ok()?).ok()?;
+            *text = std::str::from_utf8(fields.bytes(length).ok()?).ok()?;
+        }
+        let [kind, oid, second, third, fourth] = texts;
+        let oid: u32 = oid.parse().ok()?;
+        match kind {
+            "r" => {
+                let name = QualifiedName::new(second.to_owned(), third.to_owned());
+                self.by_name.insert(name.clone(), oid);
+                let columns_ever = fourth.parse().ok()?;
+                // The order of rows is not promised: columns may have come before.
+                let columns = self.relations.remove(&oid).map(|known| known.columns).unwrap_or_default();
+                self.relations.insert(oid, Relation { name, columns_ever, columns });
+            }
+            "a" => {
+                let column = (second.parse().ok()?, third.into());
+                let unnamed = || Relation { name: QualifiedName::new("", ""), columns_ever: 0, columns: Vec::new() };
+                self.relations.entry(oid).or_insert_with(unnamed).columns.push(column);
+            }
+            "i" => self.inherits.push((oid, second.parse().ok()?)),
+            "v" => self.views.push((oid, second.to_owned())),
+            _ => {}
+        }
+        Some(())
+    }
+
+    /// The relation of that name.
+    pub(crate) fn named(&self, name: &QualifiedName) -> Option<u32> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The name of that relation, and whether it has a column of that number as far as is known.
+    pub(crate) fn relation(&self, oid: u32) -> Option<(&QualifiedName, i16)> {
+        self.relations
+            .get(&oid)
+            .filter(|known| !known.name.name.is_empty())
+            .map(|known| (&known.name, known.columns_ever))
+    }
+
+    /// What is masked of which relation: what masks name; what inherits from it or what it inherits from, for each
+    /// shows in the other; and views that show it.
+    pub(crate) fn resolve(&self, masking: &Masking, front: &sql::Front) -> HashMap<u32, ColumnMasks> {
+        let mut masks: HashMap<u32, ColumnMasks> = HashMap::new();
+        for (oid, relation) in &self.relations {
+            let mut own = ColumnMasks::default();
+            for (column, method) in masking.plan.of_table(&relation.name) {
+                own.add(relation, column, method);
+            }
+            if own != ColumnMasks::default() {
+                masks.insert(*oid, own);
+            }
+        }
+        let views: Vec<_> = self.views.iter().map(|(oid, text)| (*oid, front.describe(text).ok())).collect();
+        for _ in 0..MOST_ROUNDS {
+            let before = masks.clone();
+            for (child, parent) in &self.inherits {
+                self.spread(&mut masks, *child, *parent);
+                self.spread(&mut masks, *parent, *child);
+            }
+            for (oid, described) in &views {
+                self.show_through(&mut masks, *oid, described.as_deref());
+            }
+            if masks == before {
+                return masks;
+            }
+        }
+        // Deeper than anybody builds: then whatever could show a masked column is masked whole.
+        for oid in self.views.iter().map(|(oid, _)| oid) {
+            masks.entry(*oid).or_default().every = Some(MaskMethod::Null);
+        }
+        masks
+    }
+
+    fn spread(&self, masks: &mut HashMap<u32, ColumnMasks>, from: u32, to: u32) {
+        let (Some(source), Some(relation)) = (masks.get(&from).cloned(), self.relations.get(&to)) else { return };
+        let target = masks.entry(to).or_default();
+        if let Some(method) = source.every {
+            target.add(relation, None, method);
+        }
+        for (_, name, method) in &source.columns {
+            target.add(relation, Some(name), *method);
+        }
+        if *target == ColumnMasks::default() {
+            masks.remove(&to);
+        }
+    }
+
+    /// Masks the columns of a view that a masked one has a part in.
+    fn show_through(&self, masks: &mut HashMap<u32, ColumnMasks>, view: u32, described: Option<&sql::Described>) {
+        let Some(relation) = self.relations.get(&view) else { return };
+        let Some(described) = described else {
+            // It hangs on a relation that has a masked column, perhaps; its text is beyond us.
+            masks.entry(view).or_default().every = Some(MaskMethod::Redact);
+            return;
+        };
+        let touched = Touched::of(&described.action);
+        let sources: Vec<_> = touched.tables().filter_map(|name| masks.get(&self.named(name)?)).cloned().collect();
+        let fields = &described.action.fields;
+        let total = usize::try_from(relation.columns_ever).unwrap_or(0);
+        let mut found = Vec::new();
+        for (number, name) in &relation.columns {
+            let at = usize::try_from(*number - 1).unwrap_or(usize::MAX);
+            let column = fields.shown_at(at, total);
+            if let Some(method) = sources.iter().filter_map(|source| source.taint(fields, column)).max() {
+                found.push((name.clone(), method));
+            }
+        }
+        let own = masks.entry(view).or_default();
+        for (name, method) in found {
+            own.add(relation, Some(&name), method);
+        }
+        if *own == ColumnMasks::default() {
+            masks.remove(&view);
+        }
+    }
+}
+
+impl ColumnMasks {
+    fn add(&mut self, relation: &Relation, column: Option<&str>, method: MaskMethod) {
+        let Some(column) = column else {
+            self.every = self.every.max(Some(method));
+            return;
+        };
+        let Some((number, name)) = relation.columns.iter().find(|(_, name)| **name == *column) else { return };
+        match self.columns.iter_mut().find(|(known, ..)| known == number) {
+            Some((.., known)) => *known = method.max(*known),
+            None => {
+                self.columns.push((*number, name.clone(), method));
+                // Compared as a whole: the order must not hang on that of a map.
+                self.columns.sort();
+            }
+        }
+    }
+
+    /// How the column of that number is masked; 0 is the whole row.
+    pub(crate) fn of(&self, number: i16) -> Option<MaskMethod> {
+        let by_number = self.columns.iter().find(|(known, ..)| *known == number).map(|(.., method)| *method);
+        match number {
+            0 => Some(MaskMethod::Redact),
+            _ => self.every.max(by_number),
+        }
+    }
+
+    /// The masked columns by name; none stands for every column.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (Option<&str>, MaskMethod)> {
+        let every = self.every.map(|method| (None, method));
+        every.into_iter().chain(self.columns.iter().map(|(_, name, method)| (Some(&**name), *method)))
+    }
+
+    /// How a column of an answer is masked whose origin is not told, if something of this relation may be in it.
+    fn taint(&self, fields: &sallyport_policy::Fields, column: Column<'_>) -> Option<MaskMethod> {
+        self.names().filter_map(|(name, method)| super::taint(fields, column, name, method)).max()
+    }
+}
+
+/// Whether a client means our statement or portal.
+pub(crate) fn is_ours(name: &[u8]) -> bool {
+    name == OUR_NAME.as_bytes()
+}
+
+const _: () = assert!(OUR_NAME.len() < 64, "the server cuts longer names");
