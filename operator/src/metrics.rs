@@ -13,6 +13,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::controllers::pod_certificate;
+use crate::derive::pod_certificate::because;
+
 /// By kind of object.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ByKind {
@@ -78,6 +81,10 @@ impl Metrics {
             authority_expiry: Gauge::default(),
             leading: Gauge::default(),
         };
+        // There from the start: an alert asks for the increase, and the first denial has to be one.
+        for reason in because::DENIED {
+            drop(metrics.requests.get_or_create(&ByOutcome { kind: pod_certificate::KIND, outcome: reason }));
+        }
         let group = registry.sub_registry_with_prefix("sallyport_operator");
         group.register("reconciles", "Reconciles, by kind and outcome", metrics.reconciles.clone());
         group.register("reconcile_duration_seconds", "Time a reconcile took", metrics.durations.clone());
@@ -197,6 +204,14 @@ mod tests {
         let read = openmetrics_parser::openmetrics::parse_openmetrics(&printed()).unwrap();
         for (name, family) in &read.families {
             assert!(!family.help.is_empty() && family.iter_samples().next().is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_first_denial_is_an_increase() {
+        for reason in ["KeyReused", "PodMismatch", "InvalidRequest"] {
+            let series = format!("signing_requests_total{{kind=\"PodCertificateRequest\",outcome=\"{reason}\"}} 0");
+            assert!(printed().contains(&series), "{series}: {}", printed());
         }
     }
 

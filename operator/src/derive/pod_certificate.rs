@@ -47,6 +47,9 @@ pub mod because {
     pub const SUSPENDED: &str = "Suspended";
     pub const INVALID: &str = "Invalid";
     pub const NOT_YET: &str = "RevokeBeforeAhead";
+
+    /// Those that end a request.
+    pub const DENIED: [&str; 7] = [KEY_TYPE, ANNOTATIONS, REQUEST, POD, NODE, ACCOUNT, KEY_REUSED];
 }
 
 /// What the request's PKCS #10 part holds.

@@ -1,13 +1,16 @@
-//! Alerts and dashboard in `config/monitoring`: every query parses, every alert says what to do.
-//! Reads those files, `docs/identity.md` and the README; changes nothing. That the metrics they name exist is asked by
-//! the tests of the programs that expose them.
+//! Alerts and dashboard in `config/monitoring`: every query parses, every alert says what to do, fires when it should
+//! and not before. Reads those files, `docs/identity.md` and the README, and asks Prometheus' own promtool; changes
+//! nothing. That the metrics they name exist is asked by the tests of the programs that expose them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
+/// What promtool is to try the alerts on.
+const TRIALS: [&str; 2] = ["tests/architecture/monitoring/operator.yaml", "tests/architecture/monitoring/fleets.yaml"];
 const RUNBOOK: &str = "https://github.com/sallyport/sallyport/blob/main/docs/identity.md#";
 
 fn root() -> PathBuf {
@@ -53,6 +56,35 @@ fn every_alert_parses_and_says_what_it_is_and_what_to_do() {
     let told: BTreeSet<_> = names.iter().map(|name| name.to_lowercase()).collect();
     let orphans: Vec<_> = anchors.iter().filter(|it| it.starts_with("sallyport") && !told.contains(*it)).collect();
     assert!(orphans.is_empty(), "runbooks of no alert: {orphans:?}");
+}
+
+fn promtool(arguments: &[&str]) {
+    let run = Command::new("promtool").args(arguments).current_dir(root()).output();
+    let output = run.expect("promtool comes with Debian's package prometheus, which hack/setup.sh installs");
+    let (told, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}{wrong}");
+}
+
+#[test]
+fn prometheus_takes_the_rules_and_fires_each_when_it_should_and_not_before() {
+    promtool(&["check", "rules", "config/monitoring/rules.yaml"]);
+    promtool(&[&["test", "rules"], &TRIALS[..]].concat());
+}
+
+#[test]
+fn every_alert_is_tried_once_where_it_fires_and_once_where_it_does_not() {
+    let mut tried = BTreeSet::new();
+    for trial in TRIALS {
+        for scene in yaml(trial)["tests"].as_array().unwrap() {
+            for case in scene["alert_rule_test"].as_array().unwrap() {
+                let fires = !case["exp_alerts"].as_array().unwrap().is_empty();
+                tried.insert((case["alertname"].as_str().unwrap().to_owned(), fires));
+            }
+        }
+    }
+    let name = |alert: &Value| alert["alert"].as_str().unwrap().to_owned();
+    let wanted = alerts().iter().flat_map(|alert| [(name(alert), false), (name(alert), true)]).collect();
+    assert_eq!(tried, wanted);
 }
 
 #[test]
