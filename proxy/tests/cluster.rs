@@ -6,143 +6,18 @@
 
 mod stage;
 
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
-use kube::runtime::wait::await_condition;
-use kube::runtime::wait::conditions::is_crd_established;
-use kube::{Client, ResourceExt};
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use kube::api::{Api, DeleteParams};
 use sallyport_crds::{AgentIdentity, ProtectedTarget};
-use sallyport_harness::{ControlPlane, LeafOptions, TempNamespace, shared, temp_namespace};
-use sallyport_policy::{Bundle, World};
-use sallyport_proxy::{Running, start};
-use serde_json::{Value, json};
-use stage::{LONG, Stage, ask, bundle, metric_becomes, world_becomes};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use sallyport_harness::{ControlPlane, shared, temp_namespace};
+use sallyport_policy::World;
+use sallyport_proxy::Running;
+use stage::site::{Site, TARGET};
+use stage::{LONG, ask, bundle, metric_becomes, world_becomes};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-
-const TARGET: &str = "orders-db";
-
-struct Site<'p> {
-    plane: &'p ControlPlane,
-    fleet: TempNamespace,
-    agents: TempNamespace,
-    stage: Stage,
-}
-
-impl<'p> Site<'p> {
-    async fn new(plane: &'p ControlPlane) -> Self {
-        let client = plane.client().await.unwrap();
-        define(&client).await;
-        let fleet = temp_namespace(&client, "fleet").await.unwrap();
-        let agents = temp_namespace(&client, "agents").await.unwrap();
-        let site = Self { plane, fleet, agents, stage: Stage::new() };
-        site.put::<ProtectedTarget>(
-            &site.fleet,
-            TARGET,
-            json!({ "spec": {
-            "postgres": { "host": "db.example", "port": 5432 }, "tls": { "mode": "Disable" },
-            "credentials": [{ "name": "default", "secretRef": { "name": "s" } }] } }),
-        )
-        .await;
-        // What the operator gives to a fleet, and nothing else.
-        let rules = json!([
-            { "apiGroups": [""], "resources": ["configmaps"], "resourceNames": [format!("{TARGET}-bundle")],
-              "verbs": ["get", "list", "watch"] },
-            { "apiGroups": ["sallyport.dev"], "resources": ["protectedtargets/status"], "resourceNames": [TARGET],
-              "verbs": ["get", "patch"] }
-        ]);
-        site.allow(&site.fleet, rules).await;
-        site.allow_identities(&site.agents).await;
-        site
-    }
-
-    async fn put<K>(&self, namespace: &TempNamespace, name: &str, mut object: Value) -> K
-    where
-        K: kube::Resource<Scope = kube::core::NamespaceResourceScope>
-            + Clone
-            + std::fmt::Debug
-            + serde::de::DeserializeOwned,
-        K::DynamicType: Default,
-    {
-        object["apiVersion"] = json!(K::api_version(&K::DynamicType::default()));
-        object["kind"] = json!(K::kind(&K::DynamicType::default()));
-        object["metadata"] = json!({ "name": name });
-        let parameters = PatchParams::apply("test").force();
-        namespace.api::<K>().patch(name, &parameters, &Patch::Apply(object)).await.unwrap()
-    }
-
-    async fn allow(&self, namespace: &TempNamespace, rules: Value) {
-        self.put::<Role>(namespace, "fleet", json!({ "rules": rules })).await;
-        self.put::<RoleBinding>(
-            namespace,
-            "fleet",
-            json!({
-            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "fleet" },
-            "subjects": [{ "kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": self.user() }] }),
-        )
-        .await;
-    }
-
-    async fn allow_identities(&self, namespace: &TempNamespace) {
-        let verbs = ["get", "list", "watch"];
-        let rule = json!({ "apiGroups": ["sallyport.dev"], "resources": ["agentidentities"], "verbs": verbs });
-        self.allow(namespace, json!([rule])).await;
-    }
-
-    fn user(&self) -> String {
-        format!("fleet-of-{}", self.fleet.name())
-    }
-
-    async fn identity(&self, name: &str, suspend: bool) {
-        self.identity_in(&self.agents, name, suspend).await;
-    }
-
-    async fn identity_in(&self, namespace: &TempNamespace, name: &str, suspend: bool) {
-        let spec = json!({ "spec": { "groups": ["bots"], "suspend": suspend } });
-        self.put::<AgentIdentity>(namespace, name, spec).await;
-    }
-
-    fn bundle(&self, policy: &str) -> Bundle {
-        bundle(self.fleet.name(), TARGET, &[self.agents.name()], policy)
-    }
-
-    async fn publish(&self, json: &str) {
-        let name = format!("{TARGET}-bundle");
-        self.put::<ConfigMap>(&self.fleet, &name, json!({ "data": { "bundle.json": json } })).await;
-    }
-
-    async fn start(&self) -> Running {
-        let kubeconfig = self.plane.user_kubeconfig(&self.user(), &[]).unwrap();
-        start(self.stage.in_cluster(&kubeconfig, self.fleet.name(), TARGET)).await.unwrap()
-    }
-
-    fn suspended(&self, world: &World) -> Option<bool> {
-        world.roster.member(self.agents.name(), "bot").map(|bot| bot.suspended)
-    }
-}
-
-/// Defines the two kinds that a proxy reads.
-async fn define(client: &Client) {
-    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for definition in sallyport_crds::definitions() {
-        let name = definition.name_any();
-        if definition.spec.names.kind != "AccessPolicy" {
-            let parameters = PatchParams::apply("test").force();
-            definitions.patch(&name, &parameters, &Patch::Apply(definition)).await.unwrap();
-            let established = await_condition(definitions.clone(), &name, is_crd_established());
-            tokio::time::timeout(LONG, established).await.unwrap().unwrap();
-        }
-    }
-}
+use tokio_rustls::client::TlsStream;
 
 #[tokio::test]
 async fn a_changed_bundle_or_identity_is_in_force_at_once_and_answered_in_the_status() {
@@ -309,30 +184,14 @@ async fn an_api_server_that_is_away_changes_nothing_not_even_over_a_restart() {
 
 /// What an agent with the certificate of `bot` is told by a proxy whose target cannot be reached.
 async fn told(site: &Site<'_>, running: &Running) -> String {
-    let identity: AgentIdentity = site.agents.api().get("bot").await.unwrap();
-    told_with(site, running, identity.metadata.uid).await
+    words(site.enter(running).await).await
 }
 
 async fn told_with(site: &Site<'_>, running: &Running, uid: Option<String>) -> String {
-    let pki = &site.stage.pki;
-    let options = LeafOptions {
-        uris: vec![pki.spiffe_id(site.agents.name(), "bot")],
-        uid,
-        not_before: SystemTime::now(),
-        ..LeafOptions::default()
-    };
-    let leaf = pki.leaf(&options).unwrap();
-    let pem = |text: &str| CertificateDer::from_pem_slice(text.as_bytes()).unwrap();
-    let mut roots = RootCertStore::empty();
-    roots.add(pem(&pki.ca_pem())).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(leaf.key_pem.as_bytes()).unwrap();
-    let tls = ClientConfig::builder().with_root_certificates(roots);
-    let tls = tls.with_client_auth_cert(vec![pem(&leaf.cert_pem)], key).unwrap();
-    let mut tcp = TcpStream::connect(running.listen).await.unwrap();
-    tcp.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await.unwrap();
-    assert_eq!(tcp.read_u8().await.unwrap(), b'S');
-    let name = ServerName::try_from("localhost").unwrap();
-    let stream = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.unwrap();
+    words(site.enter_with(running, uid).await).await
+}
+
+async fn words(stream: TlsStream<TcpStream>) -> String {
     let mut config = tokio_postgres::Config::new();
     config.user("bot").dbname("postgres").ssl_mode(tokio_postgres::config::SslMode::Disable);
     let error = config.connect_raw(stream, tokio_postgres::NoTls).await.err().expect("there is no target");

@@ -3,6 +3,8 @@
 //! Owns temporary directories. Touches loopback. Invariant: nothing waits without a deadline.
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub(crate) mod site;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
