@@ -125,7 +125,7 @@ fn written(identity: &AgentIdentity) -> Option<SystemTime> {
 #[must_use]
 pub fn member(namespace: &str, identity: &AgentIdentity) -> Member {
     let created = identity.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
-    let revoked = identity.spec.revoke_before.as_ref().map_or(i64::MIN, |time| time.0.as_second());
+    let revoked = identity.spec.revoke_before.as_ref().map_or(i64::MIN, |time| begun(time.0));
     Member {
         namespace: namespace.to_owned(),
         name: identity.name_any(),
@@ -136,6 +136,12 @@ pub fn member(namespace: &str, identity: &AgentIdentity) -> Member {
         uid: identity.metadata.uid.clone(),
         addresses: addresses(identity),
     }
+}
+
+/// The first whole second at or after a time: certificates know no others, and one of the second in which it was
+/// revoked is from before.
+fn begun(time: jiff::Timestamp) -> i64 {
+    time.as_second().saturating_add(i64::from(time.subsec_nanosecond() > 0))
 }
 
 /// None where it is not bound. The operator looks the addresses up; what it has not looked up for the binding as
@@ -245,6 +251,9 @@ mod tests {
         assert_eq!(member("a", &identity).min_not_before, 100);
         identity.spec.revoke_before = Some(Time(jiff::Timestamp::from_second(150).unwrap()));
         assert_eq!(member("a", &identity).min_not_before, 150);
+        // Within a second: what was issued in that second is from before.
+        identity.spec.revoke_before = Some(Time(jiff::Timestamp::new(150, 1).unwrap()));
+        assert_eq!(member("a", &identity).min_not_before, 151);
     }
 
     fn bound(app: &str) -> BoundTo {
