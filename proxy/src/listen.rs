@@ -23,8 +23,8 @@ const CONNECTIONS: usize = 2000;
 const HANDSHAKES: u32 = 500;
 /// When accepting itself fails (no file descriptor left).
 const PAUSE: Duration = Duration::from_millis(100);
-/// For the interruption of what a connection runs that is cut.
-const PARTING: Duration = Duration::from_millis(200);
+/// For a session that is cut to tell so and to stop what it runs; whoever takes no bytes is not waited for longer.
+const PARTING: Duration = Duration::from_secs(12);
 
 tokio::task_local! {
     /// The place that a connection takes among the handshakes of its address.
@@ -147,12 +147,14 @@ fn admit(doorway: &Arc<Doorway>, room: &Room, stream: TcpStream, peer: SocketAdd
     })));
 }
 
-/// Completes when the root that let this connection in is out of trust, and what it runs was interrupted.
+/// Completes when the root that let this connection in is out of trust, and its session has had time to say so.
 async fn untrusted(doorway: Arc<Doorway>, id: SessionId, renewals: watch::Receiver<u64>) {
     trust::lost(Arc::clone(&doorway.tls), renewals).await;
     tracing::warn!(session = %id, "connection cut: the authority of its certificate is out of trust");
-    doorway.sessions.interrupt(id);
-    tokio::time::sleep(PARTING).await;
+    if HANDSHAKE.with(|place| place.borrow().is_none()) {
+        doorway.sessions.distrust(id);
+        tokio::time::sleep(PARTING).await;
+    }
 }
 
 /// Completes at the end of the process if the current connection has no session by then: sessions are asked

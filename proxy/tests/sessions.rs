@@ -7,10 +7,11 @@
 mod stage;
 
 use std::fs;
-use std::process::{Command, Output};
-use std::time::Duration;
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, SystemTime};
 
-use sallyport_harness::{Postgres, PostgresOptions};
+use sallyport_harness::{LeafOptions, Postgres, PostgresOptions};
 use sallyport_policy::TlsMode;
 use sallyport_proxy::{Running, start};
 use stage::{Stage, bundle, metric_becomes, world_becomes};
@@ -119,6 +120,12 @@ async fn a_session_ends_with_the_root_that_let_it_in_and_not_before() {
     let begun = std::time::Instant::now();
     let asked = tokio::task::spawn_blocking(move || psql.output());
     metric_becomes(&session.running, "sallyport_proxy_commands_total{verdict=\"allow\"} 1").await;
+    let mut idle = session.psql("");
+    idle.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut idle = idle.spawn().unwrap();
+    let mut input = idle.stdin.take().unwrap();
+    writeln!(input, "select 1;").unwrap();
+    metric_becomes(&session.running, "sallyport_proxy_sessions_open 2").await;
     // Another root beside it: nothing happens to it.
     let (ours, other) = (session.stage.pki.ca_pem(), sallyport_harness::Pki::new("cluster.local").unwrap());
     fs::write(session.stage.path("tls/ca.crt"), ours + &other.ca_pem()).unwrap();
@@ -132,6 +139,41 @@ async fn a_session_ends_with_the_root_that_let_it_in_and_not_before() {
     fs::write(session.stage.path("tls/ca.crt"), other.ca_pem()).unwrap();
     let output = tokio::time::timeout(Duration::from_secs(20), asked).await.expect("it was not cut").unwrap().unwrap();
     assert!(!output.status.success() && begun.elapsed() < Duration::from_secs(29), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("canceling statement due to user request"), "{told}");
+    // Who asked nothing is told why, and to come again.
+    metric_becomes(&session.running, "sallyport_proxy_sessions_open 0").await;
+    writeln!(input, "select 2;").unwrap();
+    drop(input);
+    let told = String::from_utf8(idle.wait_with_output().unwrap().stderr).unwrap();
+    let why = "the authority of this certificate is not trusted any more: connect again with a newer one";
+    assert!(told.contains(&format!("FATAL:  {why}")), "{told}");
+    assert!(session.records(&[]).contains(why));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_ahead_of_the_proxys_clock_is_refused_in_words_and_recorded() {
+    let session = Session::start(TlsMode::VerifyFull, None).await;
+    let starts_in = |ahead: Duration| {
+        let pki = &session.stage.pki;
+        let uris = vec![pki.spiffe_id("ci", "bot")];
+        let not_before = SystemTime::now() + ahead;
+        let not_after = not_before + Duration::from_secs(3600);
+        let leaf = pki.leaf(&LeafOptions { uris, not_before, not_after, ..LeafOptions::default() }).unwrap();
+        leaf.write(session.stage.dir.path(), "agent").unwrap();
+    };
+    starts_in(Duration::from_secs(300));
+    let (ran, told) = session.run("select 'never'").await;
+    assert!(!ran && told.contains("FATAL:  this certificate is not valid for another "), "{told}");
+    assert!(told.contains(" s by this proxy's clock: wait, or set the clocks right"), "{told}");
+    let recorded = session.records(&[]);
+    let line = recorded.lines().find(|line| line.contains("is not valid for another")).expect(&recorded);
+    assert!(line.contains("spiffe://cluster.local/ns/ci/agent/bot") && line.contains("deny"), "{line}");
+    // Beyond what clocks explain, and in the past, TLS has the word.
+    starts_in(Duration::from_secs(2 * 3600));
+    let (ran, told) = session.run("select 'never'").await;
+    assert!(!ran && told.contains("SSL error: ") && told.contains("alert"), "{told}");
+    assert!(!session.server.log().contains("never"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! The sessions that are open now.
 //!
-//! Owns their numbers and the way to reach one from outside its own task: interrupt, drain. Touches
+//! Owns their numbers and the way to reach one from outside its own task: interrupt, distrust, drain. Touches
 //! nothing outside. Invariant: a session is registered before policy is asked, and gone when its task ends.
 
 use std::collections::BTreeMap;
@@ -36,23 +36,37 @@ impl fmt::Debug for SessionId {
 /// Every open session of this process.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    open: Mutex<BTreeMap<SessionId, Arc<Notify>>>,
+    open: Mutex<BTreeMap<SessionId, Reach>>,
     draining: watch::Sender<bool>,
+}
+
+/// How one session is reached.
+#[derive(Debug)]
+struct Reach {
+    interrupted: Arc<Notify>,
+    distrusted: watch::Sender<bool>,
 }
 
 impl Sessions {
     /// Registers a session for as long as the returned value lives.
     #[must_use]
     pub fn register(self: &Arc<Self>, id: SessionId) -> Registration {
-        let interrupted = Arc::new(Notify::new());
-        self.lock().insert(id, Arc::clone(&interrupted));
-        Registration { id, interrupted, draining: self.draining.subscribe(), sessions: Arc::clone(self) }
+        let (interrupted, (distrusted, distrust)) = (Arc::new(Notify::new()), watch::channel(false));
+        self.lock().insert(id, Reach { interrupted: Arc::clone(&interrupted), distrusted });
+        Registration { id, interrupted, distrust, draining: self.draining.subscribe(), sessions: Arc::clone(self) }
     }
 
     /// Asks a session to interrupt what its target is doing.
     pub fn interrupt(&self, id: SessionId) {
-        if let Some(interrupted) = self.lock().get(&id) {
-            interrupted.notify_one();
+        if let Some(reach) = self.lock().get(&id) {
+            reach.interrupted.notify_one();
+        }
+    }
+
+    /// Ends a session, and cuts what it runs: the authority of its certificate is out of trust.
+    pub fn distrust(&self, id: SessionId) {
+        if let Some(reach) = self.lock().get(&id) {
+            reach.distrusted.send_replace(true);
         }
     }
 
@@ -67,7 +81,7 @@ impl Sessions {
         self.lock().len()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<SessionId, Arc<Notify>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<SessionId, Reach>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -78,6 +92,7 @@ pub struct Registration {
     /// Its number.
     pub id: SessionId,
     interrupted: Arc<Notify>,
+    distrust: watch::Receiver<bool>,
     draining: watch::Receiver<bool>,
     sessions: Arc<Sessions>,
 }
@@ -86,6 +101,11 @@ impl Registration {
     /// Wakes whoever waits for it when somebody asks for an interrupt.
     pub(crate) fn interrupted(&self) -> Arc<Notify> {
         Arc::clone(&self.interrupted)
+    }
+
+    /// Turns true when this session's certificate is out of trust.
+    pub(crate) fn distrust(&self) -> watch::Receiver<bool> {
+        self.distrust.clone()
     }
 
     /// Turns true when all sessions shall end.

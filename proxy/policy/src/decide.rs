@@ -69,6 +69,8 @@ pub enum DenyReason {
     OutsideBinding,
     /// The certificate has expired.
     CertificateExpired,
+    /// The authority that issued the certificate is not trusted any more.
+    Distrusted,
     /// The certificate is not valid yet by this proxy's clock.
     CertificateNotYetValid {
         /// How long that is to come.
@@ -388,12 +390,15 @@ impl Denial {
         ) || self.asks_to_reconnect()
     }
 
-    /// Whether the session ends for no other cause than its time: a new one, with the newest certificate, is welcome.
+    /// Whether the session ends for no other cause than its time or its authority's: a new one, with the newest certificate, is welcome.
     #[must_use]
     pub const fn asks_to_reconnect(&self) -> bool {
         matches!(
             self.reason,
-            DenyReason::CertificateExpired | DenyReason::SessionTooLong { .. } | DenyReason::SessionIdle { .. }
+            DenyReason::CertificateExpired
+                | DenyReason::Distrusted
+                | DenyReason::SessionTooLong { .. }
+                | DenyReason::SessionIdle { .. }
         )
     }
 
@@ -413,6 +418,9 @@ impl std::fmt::Display for Denial {
             // Not which: whoever holds a copy would learn where to go.
             DenyReason::OutsideBinding => {
                 f.write_str("this identity is bound to pods, and this connection comes from none of them")
+            }
+            DenyReason::Distrusted => {
+                f.write_str("the authority of this certificate is not trusted any more: connect again with a newer one")
             }
             DenyReason::CertificateExpired => {
                 f.write_str("this certificate has expired: connect again with the new one")

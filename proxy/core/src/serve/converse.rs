@@ -24,7 +24,7 @@ use crate::ports::{BoxedIo, Io};
 use crate::protocol::{Conversation, Ending, LoggedIn, Next, Outcome, Protocol, Transaction};
 use crate::sessions::Registration;
 use crate::wire::Line;
-use sallyport_policy::{Denial, OnRevocation};
+use sallyport_policy::{Denial, DenyReason, OnRevocation};
 
 use self::asking::{Held, News, Vigil};
 
@@ -37,11 +37,13 @@ const INTERRUPT_AGAIN: Duration = Duration::from_millis(200);
 pub(super) struct Signals {
     changes: watch::Receiver<u64>,
     draining: watch::Receiver<bool>,
+    distrust: watch::Receiver<bool>,
     interrupted: Arc<Notify>,
 }
 
 enum Signal {
     WorldChanged,
+    Distrust,
     Interrupt,
     Drain,
 }
@@ -61,12 +63,18 @@ enum Progress {
 impl Signals {
     /// The registration stays with the caller: the session counts as open until its last record is written.
     pub(super) fn new(changes: watch::Receiver<u64>, registration: &Registration) -> Self {
-        Self { changes, draining: registration.draining(), interrupted: registration.interrupted() }
+        Self {
+            changes,
+            draining: registration.draining(),
+            distrust: registration.distrust(),
+            interrupted: registration.interrupted(),
+        }
     }
 
     /// Waits for the next one; takes and gives itself so that one pinned future can wait across many polls.
     async fn next(mut self) -> (Signal, Self) {
         let draining_already = *self.draining.borrow_and_update();
+        let distrusted_already = *self.distrust.borrow_and_update();
         let signal = tokio::select! {
             biased;
             changed = self.changes.changed() => match changed {
@@ -74,6 +82,10 @@ impl Signals {
                 // The feed is gone: the process ends.
                 Err(_) => Signal::Drain,
             },
+            distrusted = self.distrust.wait_for(|distrusted| *distrusted), if !distrusted_already => {
+                drop(distrusted);
+                Signal::Distrust
+            }
             drained = self.draining.wait_for(|draining| *draining), if !draining_already => {
                 drop(drained);
                 Signal::Drain
@@ -147,6 +159,9 @@ pub(super) async fn converse<P: Protocol, S: Io>(
     if *signals.draining.borrow() {
         this.doomed = Some(Ending::Draining);
     }
+    if *signals.distrust.borrow() {
+        this.distrust();
+    }
     this.check_standing();
     let ending = this.run(signals).await;
     let reason = this.part(ending).await;
@@ -213,6 +228,11 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
                 Progress::Signal(Signal::WorldChanged) => {
                     self.check_standing();
                     // Its terms may be others now.
+                    alarm.as_mut().reset(self.look_at_the_clocks());
+                    self.reconsider()
+                }
+                Progress::Signal(Signal::Distrust) => {
+                    self.distrust();
                     alarm.as_mut().reset(self.look_at_the_clocks());
                     self.reconsider()
                 }
@@ -370,6 +390,12 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
                 self.cut();
             }
         }
+    }
+
+    /// Whose authority is out of trust may be a thief: nothing it runs is waited for, whatever a policy says.
+    fn distrust(&mut self) {
+        self.doomed = self.doomed.take().or(Some(Ending::Denied(DenyReason::Distrusted.into())));
+        self.cut();
     }
 
     fn interrupt(&mut self) {

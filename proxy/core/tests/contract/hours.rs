@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use sallyport_core::sessions::SessionId;
 use sallyport_policy::{FleetTerms, OnRevocation, SessionTerms};
 use tokio::time::{Instant, sleep};
 
@@ -280,6 +281,43 @@ async fn revocation_cuts_what_runs_where_a_policy_says_so() {
         agent.ended().await;
         assert_eq!(closed_because(&stage), reason);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_authority_is_out_of_trust_is_cut_whatever_a_policy_says_and_told_to_come_again() {
+    let told = "the authority of this certificate is not trusted any more: connect again with a newer one";
+    let distrusted = |stage: &Stage| stage.service.sessions.distrust(SessionId::from_random(1));
+    for busy in [false, true] {
+        let mut stage = Stage::new();
+        let (mut agent, mut target) = stage.open().await;
+        if busy {
+            agent.say("select orders\n").await;
+            target.line().await;
+        }
+        let since = Instant::now();
+        distrusted(&stage);
+        if busy {
+            let mut interrupt = stage.target().await;
+            assert_eq!(interrupt.line().await.as_deref(), Some("interrupt key-1"));
+            target.say("err 57014\n").await;
+            assert_eq!(agent.line().await.as_deref(), Some("err 57014"));
+        }
+        assert_eq!(agent.last_line().await, format!("bye {told}"));
+        assert_eq!(since.elapsed(), Duration::ZERO);
+        agent.ended().await;
+        assert_eq!(closed_because(&stage), told);
+    }
+    // Between the opening decision and the first command: nothing of it runs.
+    let mut stage = Stage::new();
+    let leaf = stage.authority.agent(&[BOT]);
+    let mut agent = stage.arrive(&leaf).await;
+    let mut target = stage.target().await;
+    distrusted(&stage);
+    agent.say("select orders\n").await;
+    target.let_in("key-1").await;
+    agent.greeted().await;
+    assert_eq!(agent.last_line().await, format!("bye {told}"));
+    assert!(!target.rest().await.contains("select"));
 }
 
 #[tokio::test(start_paused = true)]

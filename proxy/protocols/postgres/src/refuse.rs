@@ -155,6 +155,7 @@ mod tests {
     fn who_may_come_again_at_once_is_told_to_reconnect() {
         for reason in [
             DenyReason::CertificateExpired,
+            DenyReason::Distrusted,
             DenyReason::SessionTooLong { seconds: 1 },
             DenyReason::SessionIdle { seconds: 1 },
         ] {
