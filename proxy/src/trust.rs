@@ -1,8 +1,8 @@
-//! Sessions whose certificate is out of trust.
+//! Sessions whose certificate is out of trust, and handshakes whose certificate is ahead of this proxy's clock.
 //!
 //! Owns what each connection presented in its handshake, and the look at it when the roots change. Touches
-//! its arguments. Invariant: a session never outlives the trust that let it in; one whose certificate ended
-//! meanwhile is the expiry's matter, not this one's.
+//! its arguments. Invariants: a session never outlives the trust that let it in; one whose certificate ended
+//! meanwhile is the expiry's matter, not this one's; what is let through the handshake early, the gate refuses.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -11,12 +11,16 @@ use std::time::Duration;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
+use sallyport_core::identify::start_of;
 use tokio::sync::watch;
 
 use crate::tls::ServerTls;
 
+/// How far ahead a certificate's start may lie for the gate to refuse it, which tells and records why. TLS has one
+/// word for all that is wrong with time, and an agent whose new certificate "has expired" asks for the next in vain.
+const AHEAD: Duration = Duration::from_secs(3600);
 /// Between two looks at a handshake, which has a deadline of its own.
 const GLANCE: Duration = Duration::from_millis(50);
 
@@ -60,9 +64,15 @@ impl ClientCertVerifier for Remembering {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.0.verify_client_cert(end_entity, intermediates, now)?;
+        let (verified, at) = match self.0.verify_client_cert(end_entity, intermediates, now) {
+            Err(error) => {
+                let at = early(end_entity, &error, now).ok_or(error)?;
+                (self.0.verify_client_cert(end_entity, intermediates, at)?, at)
+            }
+            Ok(verified) => (verified, now),
+        };
         let above = intermediates.iter().map(|one| one.clone().into_owned()).collect();
-        let presented = Presented { leaf: end_entity.clone().into_owned(), above, at: now };
+        let presented = Presented { leaf: end_entity.clone().into_owned(), above, at };
         let _outside_a_connection = PRESENTED.try_with(|place| place.replace(Some(presented)));
         Ok(verified)
     }
@@ -88,6 +98,15 @@ impl ClientCertVerifier for Remembering {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_verify_schemes()
     }
+}
+
+/// The start of a leaf that is refused for nothing but lying ahead of `now`, by not too much.
+fn early(leaf: &CertificateDer<'_>, error: &Error, now: UnixTime) -> Option<UnixTime> {
+    let Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }) = error else { return None };
+    // The leaf's own: one that is valid already below an authority that is not is nobody the gate would refuse.
+    let its_own = start_of(leaf).is_some_and(|start| u64::try_from(start) == Ok(not_before.as_secs()));
+    let ahead = not_before.as_secs().saturating_sub(now.as_secs());
+    (its_own && (1..=AHEAD.as_secs()).contains(&ahead)).then_some(*not_before)
 }
 
 /// Gives the current task a place for what its client presents.

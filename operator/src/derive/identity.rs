@@ -189,7 +189,10 @@ fn findings(identity: &AgentIdentity, plan: &Plan, secret: &str, now: Timestamp)
             Finding::no(READY, reason::SUSPENDED, "it is suspended: every command of it is refused")
         }
         Plan::Keep { facts, .. } if facts.not_before > now => {
-            Finding::no(READY, reason::PENDING, "its certificate is valid from a time to come: revokeBefore lies ahead")
+            let asked = identity.spec.revoke_before.as_ref().is_some_and(|time| time.0 > now);
+            let why =
+                if asked { "revokeBefore lies ahead" } else { "this operator's clock is behind the API server's" };
+            Finding::no(READY, reason::PENDING, format!("its certificate is valid from a time to come: {why}"))
         }
         Plan::Keep { .. } | Plan::OnRequest { served: true } => Finding::yes(READY, ok::READY, "it can be used"),
         Plan::OnRequest { served: false } => Finding::no(READY, issued.reason, issued.message.clone()),

@@ -48,6 +48,13 @@ pub fn end_of(certificate: &CertificateDer<'_>) -> Option<i64> {
     Some(parsed.validity().not_after.timestamp())
 }
 
+/// Start of a certificate's validity, seconds since the Unix epoch.
+#[must_use]
+pub fn start_of(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate.as_ref()).ok()?;
+    Some(parsed.validity().not_before.timestamp())
+}
+
 /// Reads the principal out of a certificate whose chain rustls has verified.
 ///
 /// # Errors
