@@ -7,7 +7,7 @@ mod scene;
 mod stage;
 mod wait;
 
-pub use psql::{Agent, Session, StatementLoop};
+pub use psql::{Agent, Session, StatementLoop, certificate};
 pub use scene::{POLICY, Scene, Workload};
 pub use stage::{Stage, stage, text};
 pub use wait::{LIMIT, condition, eventually, holds};

@@ -84,7 +84,7 @@ impl Agent {
 }
 
 /// The words of libpq for a directory with a Secret's files.
-pub(crate) fn certificate(dir: &str) -> String {
+pub fn certificate(dir: &str) -> String {
     format!("user=default sslmode=verify-full sslcert={dir}/tls.crt sslkey={dir}/tls.key sslrootcert={dir}/ca.crt")
 }
 

@@ -1,5 +1,6 @@
-//! Without the operator, and without the API server: what is in force stays in force.
-//! These stories take away what all others need, so they have a cluster of their own and run one after another.
+//! Without the operator, without the API server, and with another authority: what is in force stays in force.
+//! These stories take away or replace what all others need, so they have a cluster of their own and run one after
+//! another.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::time::Duration;
@@ -7,6 +8,8 @@ use std::time::Duration;
 use sallyport_e2e::{POLICY, Scene, eventually};
 use serde_json::json;
 use tokio::sync::Mutex;
+
+mod authority;
 
 static ALONE: Mutex<()> = Mutex::const_new(());
 const OUTAGE: Duration = Duration::from_secs(60);
