@@ -7,7 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, ServiceAccount};
 use kube::api::{DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt, discovery::ApiResource};
 use sallyport_conformance::clients::rust::connect_to;
@@ -47,11 +48,16 @@ impl Running {
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
     }
+
+    /// Kills it, if it still runs.
+    pub(crate) fn end(&mut self) {
+        let _gone = self.0.kill().and_then(|()| self.0.wait());
+    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _gone = self.0.kill().and_then(|()| self.0.wait());
+        self.end();
     }
 }
 
@@ -139,6 +145,58 @@ impl Scene {
         self.files("bench-ci", "bot-mtls", "agent", but).await
     }
 
+    /// The same of another agent, whose Secret is called as by default.
+    pub(crate) async fn agent_of(&self, name: &str) -> Result<(LeafFiles, String)> {
+        self.files("bench-ci", &format!("{name}-mtls"), name, None).await
+    }
+
+    /// Makes agents that may do what the agent may.
+    pub(crate) async fn crowd(&self, names: &[String]) -> Result<()> {
+        let identities = self.api("AgentIdentity", "agentidentities", "bench-ci");
+        for name in names {
+            let identity = json!({
+                "apiVersion": "sallyport.dev/v1alpha1", "kind": "AgentIdentity",
+                "metadata": {"name": name}, "spec": {"groups": ["crowd"]},
+            });
+            identities.create(&PostParams::default(), &serde_json::from_value(identity)?).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the pods that replicas of these names would run in. Nothing runs them.
+    pub(crate) async fn pods(&self, names: &[String]) -> Result<()> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), "bench-shop");
+        wait(async || accounts.get_opt("default").await.ok().flatten()).await.context("no service account")?;
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), "bench-shop");
+        let made = stream::iter(names).map(|name| {
+            let pod = json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": name, "labels": {
+                    "sallyport.dev/target": "orders-db", "app.kubernetes.io/managed-by": "sallyport",
+                }},
+                "spec": {"automountServiceAccountToken": false, "containers": [{"name": "proxy", "image": "none"}]},
+            });
+            let api = &api;
+            async move { anyhow::Ok(api.create(&PostParams::default(), &serde_json::from_value(pod)?).await?) }
+        });
+        made.buffer_unordered(8).try_for_each(|_| async { Ok(()) }).await
+    }
+
+    /// Waits until so many replicas say which bundle they run.
+    pub(crate) async fn answered(&self, replicas: usize) -> Result<()> {
+        let targets = self.api("ProtectedTarget", "protectedtargets", "bench-shop");
+        let told = async || {
+            let target = targets.get("orders-db").await.ok()?;
+            (target.data.pointer("/status/replicas")?.as_array()?.len() >= replicas).then_some(())
+        };
+        wait(told).await.context("not every replica answers")
+    }
+
+    /// Ends the operator, as if its node had died.
+    pub(crate) fn stop_operator(&mut self) {
+        self.operator.end();
+    }
+
     /// The objects of one kind of ours.
     pub(crate) fn api(&self, kind: &str, plural: &str, namespace: &str) -> Api<DynamicObject> {
         api(&self.client, kind, plural, namespace)
@@ -152,7 +210,9 @@ impl Scene {
             "apiVersion": "sallyport.dev/v1alpha1", "kind": "AccessPolicy", "metadata": {"name": "read"},
             "spec": {
                 "targetRefs": [{"name": "orders-db"}],
-                "subjects": [{"agent": {"namespace": "bench-ci", "name": "bot"}}],
+                "subjects": [
+                    {"agent": {"namespace": "bench-ci", "name": "bot"}}, {"group": {"namespace": "bench-ci", "name": "crowd"}},
+                ],
                 "rules": [
                     {"name": "read", "action": "Allow", "postgres": {"statements": ["Select"], "tables": [table]}}
                 ],
