@@ -10,13 +10,13 @@ use anyhow::{Context, bail};
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{AttachParams, ListParams, PostParams};
+use kube::api::{AttachParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, ResourceExt};
-use sallyport_crds::{AccessRequest, AgentIdentity, Answer, Decision, ProtectedTarget};
+use sallyport_crds::{AccessPolicy, AccessRequest, AgentIdentity, Answer, Decision, ProtectedTarget};
 use sallyport_policy::{Bundle, Member};
 use sallyport_proxy::{member, receive_recordings, shown};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
@@ -99,6 +99,28 @@ impl Cluster {
         let what = format!("the AgentIdentities of namespace {namespace}");
         let found = asked(&what, identities.list(&ListParams::default())).await?;
         Ok(found.items.iter().map(|identity| member(namespace, identity)).collect())
+    }
+
+    /// Asks the API server whether it would take a policy, which changes nothing. A note where it may not be asked.
+    pub(crate) async fn would_take(&self, policy: &AccessPolicy) -> anyhow::Result<Option<String>> {
+        let name = policy.name_any();
+        let object = json!({
+            "apiVersion": "sallyport.dev/v1alpha1", "kind": "AccessPolicy",
+            "metadata": { "name": name, "namespace": self.namespace }, "spec": policy.spec,
+        });
+        let policies: Api<AccessPolicy> = Api::namespaced(self.client.clone(), &self.namespace);
+        let how = PatchParams::apply("sallyport-preview").dry_run().force();
+        match timeout(PATIENCE, policies.patch(&name, &how, &Patch::Apply(object))).await {
+            Ok(Ok(_)) => Ok(None),
+            Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => Ok(Some(format!(
+                "{name}: whether the API server would take it was not asked, for that needs the right to patch AccessPolicies"
+            ))),
+            Ok(Err(kube::Error::Api(status))) => {
+                bail!("AccessPolicy {name}: the API server would not take it: {}", shown(&status.message))
+            }
+            Ok(Err(error)) => Err(error).with_context(|| format!("AccessPolicy {name}")),
+            Err(_) => bail!("AccessPolicy {name}: the API server has not answered for {} s", PATIENCE.as_secs()),
+        }
     }
 
     /// The questions to people.

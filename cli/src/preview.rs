@@ -10,6 +10,7 @@ use std::io::Write;
 use anyhow::Context;
 use sallyport_policy::{Action, Bundle, Denial, IdentityName, Member, Roster, Session, World};
 use sallyport_postgres::Rehearsal;
+use sallyport_postgres::sql::without_constants;
 use sallyport_proxy::shown;
 use serde::Serialize;
 
@@ -51,15 +52,18 @@ struct Change {
     times: u64,
     #[serde(flatten)]
     case: Case,
+    /// One of the texts, as it was recorded first; absent with the statement.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Case {
     agent: String,
     credential: String,
-    /// Absent: the opening of a session.
+    /// Without its constants, where they can be told. Absent: the opening of a session.
     #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
+    statement: Option<String>,
     was: Ruled,
     would: Ruled,
 }
@@ -74,6 +78,7 @@ pub(crate) async fn run(reach: &Reach, arguments: &PreviewArguments, out: &mut i
         !policies.is_empty() || !arguments.without.is_empty(),
         "nothing to preview: give --file with a draft, or --without POLICY"
     );
+    let mut notes = Vec::new();
     let (bundle, roster, recordings) = match source::world_in_files(&arguments.files)? {
         Some(world) => {
             let recordings = Recordings::of(reach, &arguments.from).await?;
@@ -84,6 +89,9 @@ pub(crate) async fn run(reach: &Reach, arguments: &PreviewArguments, out: &mut i
             let target = named.context("name the ProtectedTarget: the draft is about several, or about none")?;
             let cluster = Cluster::reach(reach).await?;
             let bundle = cluster.bundle(&target).await?;
+            for policy in &policies {
+                notes.extend(cluster.would_take(policy).await?);
+            }
             let recordings = match &arguments.from.records_dir {
                 Some(_) => Recordings::of(reach, &arguments.from).await?,
                 None => Recordings::copied(&cluster, &target, arguments.from.keep.as_deref()).await?,
@@ -95,7 +103,8 @@ pub(crate) async fn run(reach: &Reach, arguments: &PreviewArguments, out: &mut i
             (bundle, roster, recordings)
         }
     };
-    let drafted = draft::drafted(&bundle, &policies, &arguments.without)?;
+    let mut drafted = draft::drafted(&bundle, &policies, &arguments.without)?;
+    drafted.notes.extend(notes);
     let preview = compare(bundle, drafted, roster, &recordings)?;
     match arguments.output {
         Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&preview)?)?,
@@ -126,7 +135,8 @@ struct Comparison {
     blank: Rehearsal,
     open: BTreeMap<String, Open>,
     preview: Preview,
-    cases: BTreeMap<Case, u64>,
+    /// How often, and the first text.
+    cases: BTreeMap<Case, (u64, Option<String>)>,
 }
 
 /// A recorded session.
@@ -155,7 +165,7 @@ fn compare(bundle: Bundle, drafted: Drafted, roster: Roster, recordings: &Record
     })?;
     let Comparison { mut preview, cases, .. } = comparison;
     preview.torn = torn;
-    preview.changes = cases.into_iter().map(|(case, times)| Change { times, case }).collect();
+    preview.changes = cases.into_iter().map(|(case, (times, text))| Change { times, case, text }).collect();
     // The most frequent first; what is as frequent stays in the order of its case.
     preview.changes.sort_by_key(|change| std::cmp::Reverse(change.times));
     Ok(preview)
@@ -239,8 +249,10 @@ impl Comparison {
         }
         self.preview.changed += 1;
         let (agent, credential) = (session.identity.to_string(), session.credential.clone());
-        let case = Case { agent, credential, text: text.map(str::to_owned), was, would };
-        *self.cases.entry(case).or_default() += 1;
+        let statement = text.map(|text| without_constants(text).unwrap_or_else(|| text.to_owned()));
+        let case = Case { agent, credential, statement, was, would };
+        let (times, _) = self.cases.entry(case).or_insert_with(|| (0, text.map(str::to_owned)));
+        *times += 1;
     }
 }
 
@@ -252,7 +264,7 @@ fn tell(preview: &Preview, most: usize, out: &mut impl Write) -> anyhow::Result<
     }
     writeln!(out, "{commands} commands of {sessions} sessions judged by both: {changed} verdicts would change")?;
     let mut ways: BTreeMap<String, u64> = BTreeMap::new();
-    for Change { times, case } in &preview.changes {
+    for Change { times, case, .. } in &preview.changes {
         *ways.entry(format!("{} -> {}", case.was.verdict, case.would.verdict)).or_default() += times;
     }
     for (way, times) in ways {
@@ -271,18 +283,26 @@ fn tell(preview: &Preview, most: usize, out: &mut impl Write) -> anyhow::Result<
             writeln!(out, "{count} {what}")?;
         }
     }
-    for Change { times, case } in preview.changes.iter().take(most) {
-        let Case { agent, credential, text, was, would } = case;
+    for Change { times, case, text } in preview.changes.iter().take(most) {
+        let Case { agent, credential, statement, was, would } = case;
         writeln!(out, "\n{times} x {} -> {}  {} as {}", was.verdict, would.verdict, shown(agent), shown(credential))?;
         writeln!(out, "    now   {} by {}", was.verdict, shown(&was.by()))?;
         writeln!(out, "    draft {} by {}", would.verdict, shown(&would.by()))?;
-        match text {
-            Some(text) => text.split('\n').try_for_each(|line| writeln!(out, "    | {}", shown(line)))?,
+        match statement {
+            Some(statement) => quote(statement, out)?,
             None => writeln!(out, "    (a session that opens)")?,
+        }
+        if let Some(text) = text.as_ref().filter(|text| Some(*text) != statement.as_ref()) {
+            writeln!(out, "    for one:")?;
+            quote(text, out)?;
         }
     }
     if preview.changes.len() > most {
         writeln!(out, "\nand {} more: --most, or -o json", preview.changes.len() - most)?;
     }
     Ok(())
+}
+
+fn quote(text: &str, out: &mut impl Write) -> std::io::Result<()> {
+    text.split('\n').try_for_each(|line| writeln!(out, "    | {}", shown(line)))
 }

@@ -144,7 +144,7 @@ const RECORDS: &str = r#"{"time":"2026-11-23T16:00:00.000000Z","session":"aa00",
 {"time":"2026-11-23T16:00:02.000000Z","session":"aa00","sequence":3,"agent":"spiffe://cluster.local/ns/ci/agent/bot","target":"shop/orders-db","event":"command","command":2,"text":"prepare p as\ndelete from orders where id = 1","verdict":"allow","policy":"read-orders","rule":"write-orders","revision":"r"}
 {"time":"2026-11-23T16:00:03.000000Z","session":"aa00","sequence":4,"agent":"spiffe://cluster.local/ns/ci/agent/bot","target":"shop/orders-db","event":"command","command":3,"text":"execute p","verdict":"allow","policy":"read-orders","rule":"write-orders","revision":"r"}
 {"time":"2026-11-23T16:00:04.000000Z","session":"aa00","sequence":5,"agent":"spiffe://cluster.local/ns/ci/agent/bot","target":"shop/orders-db","event":"command","command":4,"text":"execute p","verdict":"allow","policy":"read-orders","rule":"write-orders","revision":"r"}
-{"time":"2026-11-23T16:00:05.000000Z","session":"aa00","sequence":6,"agent":"spiffe://cluster.local/ns/ci/agent/bot","target":"shop/orders-db","event":"command","command":5,"text":"select * from secrets","verdict":"deny","reason":"no rule allows Select on public.secrets","revision":"r"}
+{"time":"2026-11-23T16:00:05.000000Z","session":"aa00","sequence":6,"agent":"spiffe://cluster.local/ns/ci/agent/bot","target":"shop/orders-db","event":"command","command":5,"text":"select * from secrets where id = 7","verdict":"deny","reason":"no rule allows Select on public.secrets","revision":"r"}
 {"time":"2026-11-23T16:00:06.000000Z","session":"aa00","sequence":7,"agent":"spiffe://cluster.local/ns/ci/agent/bot","target":"shop/orders-db","event":"close","reason":"the client left"}
 {"time":"2026-11-23T16:00:07.000000Z","session":"bb00","sequence":0,"agent":"spiffe://cluster.local/ns/ci/agent/past","target":"shop/orders-db","event":"open","credential":"default","facts":[],"verdict":"deny","reason":"this identity is not known here","revision":"r"}
 {"torn
@@ -227,7 +227,9 @@ fn a_preview_shows_what_a_draft_would_change_and_the_same_each_time() {
 1 x deny -> allow  spiffe://cluster.local/ns/ci/agent/bot as default
     now   deny by no rule allows Select on public.secrets
     draft allow by read-orders/read-all
-    | select * from secrets
+    | select * from secrets where id = $1
+    for one:
+    | select * from secrets where id = 7
 ";
     assert_eq!((status, told), (1, expected));
     let json = files.preview(&["-f", "draft.yaml", "-o", "json"]);
@@ -235,6 +237,8 @@ fn a_preview_shows_what_a_draft_would_change_and_the_same_each_time() {
     let json: Value = serde_json::from_str(&json.1).unwrap();
     assert_eq!((&json["changed"], json["changes"].as_array().unwrap().len()), (&Value::from(4), 3));
     assert_eq!(json["changes"][0]["would"]["rule"], "no-deletes");
+    assert_eq!(json["changes"][2]["statement"], "select * from secrets where id = $1");
+    assert_eq!(json["changes"][2]["text"], "select * from secrets where id = 7");
     // Whoever is suspended meanwhile is judged by the policies all the same.
     files.write("roster.yaml", "members:\n- {namespace: ci, name: bot, suspended: true, minNotBefore: 99999999999}\n");
     let (_, again) = files.preview(&["-f", "draft.yaml"]);

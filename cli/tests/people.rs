@@ -60,6 +60,7 @@ impl Site {
         for namespace in ["shop", "ci"] {
             site.bind(namespace, "look", "Role", "look", "devs").await;
         }
+        site.bind("shop", "owners", "ClusterRole", "sallyport-admin", "owners").await;
         site.bind("shop", "approvers", "ClusterRole", "sallyport-approver", "dba").await;
         site
     }
@@ -178,9 +179,21 @@ async fn people_ask_and_answer_with_their_own_rights() {
     let draft_file = copy.path().join("draft.yaml");
     std::fs::write(&draft_file, draft.to_string()).unwrap();
     let (copy_dir, draft_file) = (copy.path().to_str().unwrap(), draft_file.to_str().unwrap());
-    let (status, told) = sallyport(&dan, &["preview", "-n", "shop", "-f", draft_file, "--records-dir", copy_dir]);
+    let preview = |who: &Path| sallyport(who, &["preview", "-n", "shop", "-f", draft_file, "--records-dir", copy_dir]);
+    let (status, told) = preview(&dan);
     assert!(status == 1 && told.contains("1 commands of 1 sessions judged by both: 1 verdicts would change"), "{told}");
     assert!(told.contains("draft deny by no-customers/no-customers\n    | select * from customers"), "{told}");
+
+    assert!(told.contains("note: no-customers: whether the API server would take it was not asked"), "{told}");
+    let olga = site.plane.user_kubeconfig("olga", &["devs", "owners", "system:authenticated"]).unwrap();
+    let (status, told) = preview(&olga);
+    assert!(status == 1 && !told.contains("note: "), "{told}");
+    let unsound = draft.to_string().replace("\"tables\":", "\"where\":\"Absent\",\"tables\":");
+    std::fs::write(draft_file, unsound).unwrap();
+    let (status, told) = preview(&olga);
+    assert!(status == 2 && told.contains("would not take it") && told.contains("where speaks of Update"), "{told}");
+    let left = site.plane.kubectl().args(["get", "accesspolicies", "-A", "-o", "name"]).output().unwrap();
+    assert!(left.stdout.is_empty(), "a preview writes nothing");
 
     // A question, shown whole before anybody answers it.
     site.ask("one", "drop table orders\u{1b}[2K\u{1b}[1A; -- harmless").await;

@@ -13,6 +13,7 @@ mod catalog;
 mod define;
 mod fields;
 mod function;
+mod likeness;
 mod names;
 mod predicate;
 mod query;
@@ -27,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use moka::sync::Cache;
 use sallyport_policy::{Action, Fact, Fields, Object, Operation};
 
+pub use likeness::without_constants;
 pub use names::{NameSettings, NameSettingsError};
 use walk::{Surrender, Walker};
 
