@@ -8,7 +8,7 @@ set -euo pipefail
 packages=(
   gcc libc6-dev make cmake clang libclang-dev pkg-config git ca-certificates curl
   runc containerd containernetworking-plugins iproute2 iptables nftables util-linux procps
-  postgresql postgresql-contrib pgbouncer openssl prometheus
+  postgresql postgresql-contrib pgbouncer openssl prometheus zstd
 )
 
 missing=()

@@ -41,9 +41,10 @@ pub use agent_identity::{
 pub use binding::{BoundTo, LabelOperator, LabelRequirement, MOST_ADDRESSES, PodSelector};
 pub use definitions::definitions;
 pub use protected_target::{
-    BundleSourceKind, CaBundleRef, Credential, EmptyDirStore, PostgresTarget, ProtectedTarget, ProtectedTargetSpec,
-    ProtectedTargetStatus, ProxySpec, RecordStore, RecordingAnchor, RecordingLevel, RecordingSpec, ReplicaStatus,
-    Resources, SecretRef, ServiceType, TlsMode, TlsSpec, VolumeClaimStore,
+    BundleSourceKind, CaBundleRef, Credential, EmptyDirStore, OnRecordFailure, PostgresTarget, ProtectedTarget,
+    ProtectedTargetSpec, ProtectedTargetStatus, ProxySpec, RecordDurability, RecordSpan, RecordStore, RecordingAnchor,
+    RecordingLevel, RecordingSpec, ReplicaStatus, Resources, S3Store, SecretRef, ServiceType, TlsMode, TlsSpec,
+    VolumeClaimStore,
 };
 pub use statement::Statement;
 pub use trust_domain::{

@@ -213,13 +213,45 @@ pub struct Resources {
 
 /// What is recorded, and where.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct RecordingSpec {
     /// How much is recorded.
     #[serde(default)]
     pub level: RecordingLevel,
+    /// What a record must have come through before its command runs.
+    #[serde(default)]
+    pub durability: RecordDurability,
+    /// What happens to a command whose record cannot be written.
+    #[serde(default)]
+    pub on_failure: OnRecordFailure,
+    /// When a file is closed, compressed and followed by the next. Absent: at 64Mi or after 1h; after 5m with a store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<RecordSpan>,
+    /// How much is kept where it was written: beyond it the oldest closed files are removed, once the recording says so
+    /// itself, its anchor knows that, and a store, if there is one, has them. Absent: everything is kept, and when
+    /// the volume is full it is full.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<RecordSpan>,
     /// Where the records are kept.
     #[serde(default)]
     pub store: RecordStore,
+}
+
+/// A bound by size, by age, or by whichever comes first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.size) || has(self.age)").message("set size, age, or both"))]
+pub struct RecordSpan {
+    /// Bytes, as a quantity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 20), regex(pattern = schema::QUANTITY))]
+    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('1Mi')) >= 0").message("size must be at least 1Mi"))]
+    pub size: Option<String>,
+    /// Time, as a duration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), regex(pattern = schema::DURATION))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1m')").message("age must be at least 1m"))]
+    pub age: Option<String>,
 }
 
 /// How much is recorded.
@@ -230,6 +262,27 @@ pub enum RecordingLevel {
     Commands,
     /// Sessions and refusals, where that is possible.
     None,
+}
+
+/// What a record must have come through before its command runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RecordDurability {
+    /// The kernel has it: it outlives the proxy and its pod's restart, not a node that loses power.
+    #[default]
+    Written,
+    /// The disk has it (fdatasync; all sessions of a replica share one): each command waits for that.
+    Synced,
+}
+
+/// What happens to a command whose record cannot be written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnRecordFailure {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It runs. Lost records are counted (`sallyport_proxy_records_lost_total`), and the recording names the gap once
+    /// there is room again.
+    Continue,
 }
 
 /// Where the records are kept.
@@ -243,6 +296,41 @@ pub struct RecordStore {
     /// On a volume that outlives the pod; each replica writes to a directory of its own name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistent_volume_claim: Option<VolumeClaimStore>,
+    /// Beside that volume: an S3-compatible store, to which files are copied once they are closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Store>,
+}
+
+/// A bucket of an S3-compatible store. Objects are named `<prefix>/<namespace>/<target>/<file>`; what is there is never
+/// overwritten and never deleted: how long it stays is the bucket's own matter (object lock, lifecycle).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.caBundleRef) || self.endpoint.startsWith('https:')").message("caBundleRef has no meaning without TLS: use https, or remove it"))]
+pub struct S3Store {
+    /// `https://host` or `http://host`, with a port where it is not the usual one. The bucket goes into the path.
+    #[schemars(length(min = 1, max = 300))]
+    #[x_kube(validation = Rule::new("self.matches('^https?://[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:[0-9]{1,5})?$')").message("endpoint is https://host or http://host, with a port or without, and no path"))]
+    pub endpoint: String,
+    /// The region that requests are signed for.
+    #[serde(default = "us_east_1")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::DNS_LABEL))]
+    pub region: String,
+    /// The bucket.
+    #[schemars(length(min = 3, max = 63), regex(pattern = schema::DNS_SUBDOMAIN))]
+    pub bucket: String,
+    /// What the names of objects begin with. Absent: with the namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 200),
+        regex(pattern = "^[A-Za-z0-9][-A-Za-z0-9_.]*(/[A-Za-z0-9][-A-Za-z0-9_.]*)*$")
+    )]
+    pub prefix: Option<String>,
+    /// A Secret of the same namespace with the keys `accessKeyId` and `secretAccessKey`. It needs to put objects and to
+    /// ask for their heads, and nothing else.
+    pub credentials_ref: SecretRef,
+    /// The CA certificates that the store's certificate must come from. Absent: those of the proxy image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_bundle_ref: Option<CaBundleRef>,
 }
 
 /// A directory on the node.
@@ -350,7 +438,7 @@ impl Default for ProxySpec {
 
 impl Default for RecordStore {
     fn default() -> Self {
-        Self { empty_dir: Some(EmptyDirStore { size_limit: one_gibibyte() }), persistent_volume_claim: None }
+        Self { empty_dir: Some(EmptyDirStore { size_limit: one_gibibyte() }), persistent_volume_claim: None, s3: None }
     }
 }
 
@@ -368,6 +456,10 @@ fn search_path() -> Vec<String> {
 
 fn ca_key() -> String {
     "ca.crt".to_owned()
+}
+
+fn us_east_1() -> String {
+    "us-east-1".to_owned()
 }
 
 fn one_gibibyte() -> String {

@@ -218,6 +218,54 @@ async fn a_protected_target_is_judged_by_its_schema() {
         ("cpu: 1", "cpu: many", Some("spec.proxy.resources.requests")),
         ("level: Commands", "level: None", None),
         ("level: Commands", "level: Some", Some("Unsupported value")),
+        ("level: Commands", "durability: Synced, onFailure: Continue", None),
+        ("level: Commands", "durability: Perhaps", Some("Unsupported value")),
+        ("level: Commands", "onFailure: Retry", Some("Unsupported value")),
+        ("level: Commands", "rotation: {size: 16Mi, age: 5m}, retention: {age: 720h}", None),
+        ("level: Commands", "rotation: {}", Some("set size, age, or both")),
+        ("level: Commands", "retention: {size: 100Ki}", Some("size must be at least 1Mi")),
+        ("level: Commands", "retention: {size: lots}", Some("spec.recording.retention.size")),
+        ("level: Commands", "retention: {age: 30s}", Some("age must be at least 1m")),
+        (
+            "store: {emptyDir",
+            "store: {s3: {endpoint: 'https://minio.storage.svc:9000', bucket: records, prefix: a/b, credentialsRef: {name: s3}, caBundleRef: {kind: ConfigMap, name: ca}}, emptyDir",
+            None,
+        ),
+        (
+            "store: {emptyDir",
+            "store: {s3: {endpoint: 'http://10.0.0.1', bucket: records, credentialsRef: {name: s3}}, emptyDir",
+            None,
+        ),
+        (
+            "store: {emptyDir: {sizeLimit: 1Gi}}",
+            "store: {s3: {endpoint: 'https://s3.example', bucket: records, credentialsRef: {name: s3}}}",
+            Some("set exactly one"),
+        ),
+        (
+            "store: {emptyDir",
+            "store: {s3: {endpoint: 'https://s3.example/path', bucket: records, credentialsRef: {name: s3}}, emptyDir",
+            Some("endpoint is https://host"),
+        ),
+        (
+            "store: {emptyDir",
+            "store: {s3: {endpoint: 'https://user:password@s3.example', bucket: records, credentialsRef: {name: s3}}, emptyDir",
+            Some("endpoint is https://host"),
+        ),
+        (
+            "store: {emptyDir",
+            "store: {s3: {endpoint: 'http://s3.example', bucket: records, credentialsRef: {name: s3}, caBundleRef: {kind: ConfigMap, name: ca}}, emptyDir",
+            Some("caBundleRef has no meaning without TLS"),
+        ),
+        (
+            "store: {emptyDir",
+            "store: {s3: {endpoint: 'https://s3.example', bucket: 'Not A Bucket', credentialsRef: {name: s3}}, emptyDir",
+            Some("spec.recording.store.s3.bucket"),
+        ),
+        (
+            "store: {emptyDir",
+            "store: {s3: {endpoint: 'https://s3.example', bucket: records}, emptyDir",
+            Some("credentialsRef"),
+        ),
         ("emptyDir: {sizeLimit: 1Gi}", "persistentVolumeClaim: {claimName: records}", None),
         (
             "emptyDir: {sizeLimit: 1Gi}",
@@ -238,7 +286,10 @@ async fn a_protected_target_is_judged_by_its_schema() {
     assert_eq!(spec["proxy"], serde_json::json!({"replicas": 2, "port": 5432, "serviceType": "ClusterIP"}));
     assert_eq!(
         spec["recording"],
-        serde_json::json!({"level": "Commands", "store": {"emptyDir": {"sizeLimit": "1Gi"}}})
+        serde_json::json!({
+            "level": "Commands", "durability": "Written", "onFailure": "Refuse",
+            "store": {"emptyDir": {"sizeLimit": "1Gi"}}
+        })
     );
 }
 

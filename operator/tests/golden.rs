@@ -139,3 +139,38 @@ fn bundle(config_map: &Value) -> Value {
     }
     bundle
 }
+
+/// By hand, because it guards a secret: what a store needs is mounted as files, and no argument has any of it.
+#[test]
+fn the_credential_of_a_store_is_mounted_and_nothing_else_of_its_secret() {
+    let claim = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/a-store-for-recordings-stands-in-the-bundle");
+    let world: World = serde_saphyr::from_str(&std::fs::read_to_string(claim.join("given.yaml")).unwrap()).unwrap();
+    let outcome = world.outcome();
+    let (_, plan) = outcome.targets.iter().next().unwrap();
+    let children = plan.children.iter().map(|child| serde_json::to_value(child).unwrap());
+    let deployment = children.into_iter().find(|child| child["kind"] == "Deployment").unwrap();
+    let pod = &deployment["spec"]["template"]["spec"];
+    let volume = |name: &str| {
+        let volumes = pod["volumes"].as_array().unwrap();
+        volumes.iter().find(|volume| volume["name"] == name).unwrap().clone()
+    };
+    assert_eq!(volume("store")["secret"]["secretName"], "records-s3");
+    assert_eq!(
+        volume("store")["secret"]["items"],
+        json!([{"key": "accessKeyId", "path": "username"}, {"key": "secretAccessKey", "path": "password"}])
+    );
+    assert_eq!(volume("store-ca")["configMap"]["name"], "minio-ca");
+    assert_eq!(volume("records")["persistentVolumeClaim"]["claimName"], "records");
+    let container = &pod["containers"][0];
+    let mounts = container["volumeMounts"].as_array().unwrap();
+    let at = |name: &str| mounts.iter().find(|mount| mount["name"] == name).unwrap()["mountPath"].clone();
+    assert_eq!(
+        (at("store"), at("store-ca")),
+        (json!("/etc/sallyport/store/credential"), json!("/etc/sallyport/store-ca"))
+    );
+    let flags = container["args"].as_array().unwrap();
+    for flag in ["--store-dir=/etc/sallyport/store", "--store-ca=/etc/sallyport/store-ca/ca.crt"] {
+        assert!(flags.contains(&json!(flag)), "{flags:?}");
+    }
+    assert!(!flags.iter().any(|flag| flag.as_str().unwrap().contains("records-room")), "a claim has its own bounds");
+}

@@ -19,17 +19,19 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::admin::{self, Admin};
 use crate::config::{Config, Source};
 use crate::doorway::{Doorway, Freshness};
 use crate::edges::approvals::Desk;
+use crate::edges::archivist::{self, Archivist};
 use crate::edges::cluster::{self, Cluster, Reach};
 use crate::edges::files::FileSource;
 use crate::edges::last_known_good::LastKnownGood;
 use crate::edges::recordings::Recordings;
 use crate::edges::replica_status::Answer;
+use crate::edges::store::Access;
 use crate::edges::vault::DirectoryVault;
 use crate::listen::{Room, accept};
 use crate::meter::Metrics;
@@ -52,6 +54,7 @@ pub struct Running {
     room: Arc<Room>,
     sessions: Arc<Sessions>,
     draining: watch::Sender<bool>,
+    archivist: Arc<Archivist>,
     parts: JoinSet<&'static str>,
     /// Tells where the recording ends; only where there is a cluster to tell.
     answer: Option<Answer>,
@@ -90,7 +93,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
 
     // What sessions need of the world outside.
     let metrics = Arc::new(Metrics::new());
-    let recordings = Arc::new(Recordings::new(&config.records_dir, &config.pod, SystemTime::now()));
+    let sizes = (archivist::FILE, config.records_room);
+    let recordings = Arc::new(Recordings::within(&config.records_dir, &config.pod, SystemTime::now(), sizes));
     if let Err(cause) = recordings.check() {
         tracing::error!(%cause, "what must be recorded is refused until there is room");
     }
@@ -121,6 +125,11 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
 
     // What keeps it up to date.
     let mut parts = JoinSet::new();
+    let anchors = matches!(config.source, Source::Cluster { .. });
+    let access = config.store_dir.clone().map(|directory| Access { directory, ca: config.store_ca.clone() });
+    let (feed, counted) = (Arc::clone(&doorway.feed), Arc::clone(&metrics));
+    let archivist = Arc::new(Archivist::new(Arc::clone(&recordings), feed, counted, anchors, access));
+    parts.spawn(named("the archivist of the recordings", Arc::clone(&archivist).follow()));
     let answer = follow_source(config, reach, &doorway, &recordings, &mut parts).await?;
     parts.spawn(named("the TLS files", tls.follow(Arc::clone(&metrics))));
     parts.spawn(named("the target's trust anchors", dialer.follow(Arc::clone(&metrics))));
@@ -134,7 +143,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     parts.spawn(named("the admin port", admin::serve(admin, answers)));
     parts.spawn(named("the listener", accept(listener, doorway, Arc::clone(&room), stop)));
     tracing::info!(%listen, admin = %admin_at, "accepting");
-    Ok(Running { listen, admin: admin_at, feed, room, sessions, draining, parts, answer })
+    Ok(Running { listen, admin: admin_at, feed, room, sessions, draining, archivist, parts, answer })
 }
 
 impl Running {
@@ -147,6 +156,7 @@ impl Running {
             () = shutdown => None,
             ended = self.parts.join_next() => Some(ended),
         };
+        let began = Instant::now();
         self.draining.send_replace(true);
         self.sessions.drain();
         tracing::info!(connections = self.room.taken(), "draining");
@@ -154,6 +164,8 @@ impl Running {
             tracing::warn!(connections = self.room.taken(), "cut: they have not ended within {DRAIN:?}");
         }
         self.parts.abort_all();
+        // What the drain has left of its time.
+        self.archivist.last(began + DRAIN).await;
         let revision = self.feed.current().map(|world| world.bundle.revision.clone());
         if let (Some(answer), Some(revision)) = (self.answer.take(), revision)
             && timeout(LAST_WORD, answer.end(revision)).await.is_err()

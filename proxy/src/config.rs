@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 use sallyport_policy::TargetRef;
 
+/// Bytes for recordings without which nothing can be recorded.
+const ROOM: u64 = 1024 * 1024;
+
 /// A door in front of one target: every command is checked, and recorded before it runs.
 #[derive(Debug, Parser)]
 #[command(name = "sallyport-proxy", version)]
@@ -72,6 +75,16 @@ pub struct Arguments {
     /// Where recordings are written.
     #[arg(long, env = "SALLYPORT_RECORDS_DIR", value_name = "DIRECTORY")]
     pub records_dir: Option<String>,
+    /// Bytes that may lie there; more is refused. By default what the disk has.
+    #[arg(long, env = "SALLYPORT_RECORDS_ROOM", value_name = "BYTES")]
+    pub records_room: Option<String>,
+    /// Where the credential of the store for recordings is: credential/username and credential/password. Which store that
+    /// is, the bundle says.
+    #[arg(long, env = "SALLYPORT_STORE_DIR", value_name = "DIRECTORY")]
+    pub store_dir: Option<String>,
+    /// Trust anchors for the store's certificate; by default those of the system.
+    #[arg(long, env = "SALLYPORT_STORE_CA", value_name = "FILE")]
+    pub store_ca: Option<String>,
     /// Where the last known good bundle and roster are kept for a restart.
     #[arg(long, env = "SALLYPORT_STATE_DIR", value_name = "DIRECTORY")]
     pub state_dir: Option<String>,
@@ -135,6 +148,12 @@ pub struct Config {
     pub upstream_ca: Option<PathBuf>,
     /// Where recordings go.
     pub records_dir: PathBuf,
+    /// Bytes that may lie there.
+    pub records_room: u64,
+    /// The store's credential.
+    pub store_dir: Option<PathBuf>,
+    /// Trust anchors for the store; `None`: the system's.
+    pub store_ca: Option<PathBuf>,
     /// A filter of tracing.
     pub log: String,
 }
@@ -201,6 +220,9 @@ impl Config {
         let credentials_dir = errors.directory("--credentials-dir", arguments.credentials_dir);
         let upstream_ca = arguments.upstream_ca.and_then(|path| errors.file("--upstream-ca", Some(path)));
         let records_dir = errors.directory("--records-dir", arguments.records_dir);
+        let store_dir = arguments.store_dir.and_then(|path| errors.directory("--store-dir", Some(path)));
+        let store_ca = arguments.store_ca.and_then(|path| errors.file("--store-ca", Some(path)));
+        let records_room = errors.room("--records-room", arguments.records_room);
         let pod = pod(&mut errors, arguments.pod_name, &source);
         let log = arguments.log.unwrap_or_else(|| "info".to_owned());
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&log) {
@@ -216,6 +238,9 @@ impl Config {
                 credentials_dir: credentials_dir?,
                 upstream_ca,
                 records_dir: records_dir?,
+                records_room: records_room?,
+                store_dir,
+                store_ca,
                 log,
             })
         })();
@@ -302,6 +327,15 @@ impl Errors {
         text.parse()
             .map_err(|_| self.add(flag, format!("\"{text}\" is not an address with a port, like 0.0.0.0:5432")))
             .ok()
+    }
+
+    fn room(&mut self, flag: &str, given: Option<String>) -> Option<u64> {
+        let Some(text) = given else { return Some(u64::MAX) };
+        let bytes = text.parse().ok().filter(|bytes| *bytes >= ROOM);
+        if bytes.is_none() {
+            self.add(flag, format!("\"{}\" is not a number of bytes of at least {ROOM}", text.escape_default()));
+        }
+        bytes
     }
 
     fn directory(&mut self, flag: &str, given: Option<String>) -> Option<PathBuf> {

@@ -43,17 +43,22 @@ pub fn send_recordings(arguments: &CopyArguments) -> anyhow::Result<()> {
 fn send(directory: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let mut end = 0;
     for place in places(directory)? {
-        let file = match File::open(&place.path) {
+        let mut path = place.path;
+        if !path.exists() {
+            // It was compressed since it was listed.
+            path.set_extension("jsonl.zst");
+        }
+        let file = match File::open(&path) {
             // It was removed since it was listed, as old ones are.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            other => other.with_context(|| format!("{} cannot be read", place.path.display()))?,
+            other => other.with_context(|| format!("{} cannot be read", path.display()))?,
         };
-        let name = place.path.file_name().and_then(|name| name.to_str()).context("a name that is no text")?;
+        let name = path.file_name().and_then(|name| name.to_str()).context("a name that is no text")?;
         // What is written meanwhile is left for the next time.
         let bytes = file.metadata()?.len();
         heading(&Heading::File { file: name.to_owned(), bytes }, out)?;
         let copied = io::copy(&mut file.take(bytes), out)?;
-        anyhow::ensure!(copied == bytes, "{} became shorter while it was read", place.path.display());
+        anyhow::ensure!(copied == bytes, "{} became shorter while it was read", path.display());
         end += 1;
     }
     heading(&Heading::End { end }, out)?;

@@ -32,6 +32,7 @@ pub(crate) struct Metrics {
     commands: Family<Labels, Counter>,
     binding: Family<Labels, Counter>,
     records_lost: Counter,
+    recordings_waiting: Gauge,
     inputs_refused: Family<Labels, Counter>,
     bundle: Family<Named, Gauge>,
     age: Family<Labels, Gauge<f64, AtomicU64>>,
@@ -67,6 +68,7 @@ impl Metrics {
             commands: Family::default(),
             binding: Family::default(),
             records_lost: Counter::default(),
+            recordings_waiting: Gauge::default(),
             inputs_refused: Family::default(),
             bundle: Family::default(),
             age: Family::default(),
@@ -93,6 +95,8 @@ impl Metrics {
         let help = "Sessions from outside their identity's binding: refused at the opening, or ended later";
         registry.register("binding_refused", help, m.binding.clone());
         registry.register("records_lost", "Records that could not be written", m.records_lost.clone());
+        let help = "Recordings that are closed and not in the store yet";
+        registry.register("recordings_waiting", help, m.recordings_waiting.clone());
         let help = "Bundles, rosters and certificates that could not be used, so that the former stays";
         registry.register("inputs_refused", help, m.inputs_refused.clone());
         registry.register("bundle_info", "The bundle in force, by revision", m.bundle.clone());
@@ -113,6 +117,11 @@ impl Metrics {
     /// A connection was closed at once.
     pub(crate) fn shed(&self, cause: &'static str) {
         self.shed.get_or_create(&[("cause", cause)]).inc();
+    }
+
+    /// So many files are not in the store yet.
+    pub(crate) fn recordings_waiting(&self, files: usize) {
+        self.recordings_waiting.set(i64::try_from(files).unwrap_or(i64::MAX));
     }
 
     /// Something from outside could not be used.

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use serde_json::Value;
 
 use crate::config::RecordsArguments;
@@ -37,7 +38,8 @@ fn broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 fn print_to(arguments: &RecordsArguments, out: &mut impl Write) -> anyhow::Result<()> {
-    let mut files: BTreeMap<Place, Tail> = BTreeMap::new();
+    // Nothing comes after the end of a compressed one: it need not stay open.
+    let mut files: BTreeMap<Place, Option<Tail>> = BTreeMap::new();
     let mut printer = Printer {
         session: arguments.session.clone().unwrap_or_default(),
         json: arguments.json,
@@ -45,15 +47,17 @@ fn print_to(arguments: &RecordsArguments, out: &mut impl Write) -> anyhow::Resul
     };
     loop {
         for place in places(&arguments.records_dir)? {
+            let compressed = place.is_compressed();
             if let Entry::Vacant(new) = files.entry(place) {
-                let tail = Tail::open(&new.key().path)?;
-                new.insert(tail);
+                let mut tail = Tail::open(&new.key().path)?;
+                if compressed {
+                    printer.print_all(&mut tail, false, out)?;
+                }
+                new.insert(Some(tail).filter(|_| !compressed));
             }
         }
-        for tail in files.values_mut() {
-            while let Some(line) = tail.line(arguments.follow)? {
-                printer.print(&line, out)?;
-            }
+        for tail in files.values_mut().flatten() {
+            printer.print_all(tail, arguments.follow, out)?;
         }
         if !arguments.follow {
             return printer.finish(out);
@@ -71,6 +75,13 @@ struct Printer {
 }
 
 impl Printer {
+    fn print_all(&mut self, tail: &mut Tail, follow: bool, out: &mut impl Write) -> anyhow::Result<()> {
+        while let Some(line) = tail.line(follow).with_context(|| tail.place())? {
+            self.print(&line, out)?;
+        }
+        Ok(())
+    }
+
     fn print(&mut self, line: &Line, out: &mut impl Write) -> anyhow::Result<()> {
         let Ok(record @ Value::Object(_)) = serde_json::from_slice::<Value>(&line.bytes) else {
             eprintln!("{}: torn record, skipped ({} bytes)", line.place, line.bytes.len());
@@ -157,6 +168,11 @@ fn session(record: &Value) -> String {
             format!("{:<5}  session opens {credential}  {}", text(record, "verdict"), text(record, "reason"))
         }
         "close" => format!("-      session ends: {}", text(record, "reason")),
+        "gap" => {
+            let lost = number(record, "lost").unwrap_or_default();
+            format!("-      {lost} records could not be written since {}", text(record, "since"))
+        }
+        "pruned" => "-      the oldest files are removed, as recording.retention says".to_owned(),
         other => format!("-      {other}"),
     };
     line.push_str(shown(&about).trim_end());

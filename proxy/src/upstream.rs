@@ -70,7 +70,7 @@ impl TcpDialer {
     }
 
     /// Puts a changed file into use. An error is returned once a change.
-    fn refresh(&self) -> Result<(), String> {
+    pub(crate) fn refresh(&self) -> Result<(), String> {
         let Some(ca) = &self.ca else { return Ok(()) };
         let named = |cause: &dyn std::fmt::Display| format!("{}: {cause}", ca.display());
         let read = std::fs::read(ca).map_err(|error| named(&error));

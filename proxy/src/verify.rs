@@ -5,6 +5,8 @@
 //!
 //! The chain finds what was edited, moved or taken out of the middle. A recording that was written anew, or
 //! ends early, has a sound chain of its own: only an anchor, kept where the recording is not, finds that out.
+//! What is missing from the beginning was pruned or deleted: pruning is told in a chain, before it is done, and
+//! counts when that chain is sound and the telling lies below its anchor.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -15,7 +17,8 @@ use serde_json::Value;
 
 use crate::chain::{Hash, Head, Sealed, hex, unhex};
 use crate::config::VerifyArguments;
-use crate::stored::{Line, Tail, places};
+use crate::edges::recordings::retention::pruned;
+use crate::stored::{Line, Place, Tail, places};
 
 /// Bytes of the file with the anchors at most.
 const ANCHORS: u64 = 16 * 1024 * 1024;
@@ -38,23 +41,34 @@ pub fn verify(arguments: &VerifyArguments) -> anyhow::Result<bool> {
 /// When the directory cannot be read, the target anchors nothing, or `out` cannot be written.
 pub fn verify_against(directory: &Path, target: Option<&Value>, out: &mut impl Write) -> anyhow::Result<bool> {
     let mut anchors = target.map(anchors).transpose()?.unwrap_or_default();
-    let mut runs: BTreeMap<String, Vec<Tail>> = BTreeMap::new();
+    let mut runs: BTreeMap<String, Vec<Place>> = BTreeMap::new();
     for place in places(directory)? {
-        runs.entry(place.stem).or_default().push(Tail::open(&place.path)?);
+        runs.entry(place.stem.clone()).or_default().push(place);
     }
-    let mut holds = true;
+    let mut read = Vec::new();
     for (name, files) in runs {
         let mut run = Run::new(&name, anchors.remove(&name));
-        for mut file in files {
-            while let Some(line) = file.line(false)? {
-                run.take(&line);
-            }
+        for place in files {
+            run.read(&place)?;
         }
+        run.conclude();
+        read.push((name, run));
+    }
+    let claims = Claims::of(&read);
+    let mut holds = true;
+    for (name, mut run) in read {
+        run.judge_beginning(claims.about(&name));
         holds &= run.tell(&name, out)?;
     }
     for (name, anchor) in anchors {
-        holds = false;
-        writeln!(out, "{name}: missing: the anchor knows {} records of it, and there is no file", anchor.records)?;
+        match claims.about(&name).iter().find(|claim| claim.head.records >= anchor.records && claim.counts) {
+            Some(claim) => writeln!(out, "{name}: pruned: all {} records, as {} says", anchor.records, claim.by)?,
+            None => {
+                holds = false;
+                let records = anchor.records;
+                writeln!(out, "{name}: missing: the anchor knows {records} records of it, and there is no file")?;
+            }
+        }
     }
     out.flush()?;
     Ok(holds)
@@ -98,12 +112,55 @@ fn anchors(target: &Value) -> anyhow::Result<BTreeMap<String, Head>> {
     Ok(anchors)
 }
 
+/// What recordings say of pruning.
+struct Claims(BTreeMap<String, Vec<Claim>>);
+
+/// That a run was pruned up to a record.
+#[derive(Clone)]
+struct Claim {
+    head: Head,
+    /// The record that says so.
+    by: String,
+    /// That record stands in a sound chain, below its anchor where there is one.
+    counts: bool,
+}
+
+impl Claims {
+    fn of(read: &[(String, Run)]) -> Self {
+        let mut claims: BTreeMap<String, Vec<Claim>> = BTreeMap::new();
+        for (name, run) in read {
+            for (number, of, head) in &run.claims {
+                let counts = run.faults.is_empty() && run.anchor.is_none_or(|anchor| *number <= anchor.records);
+                let claim = Claim { head: *head, by: format!("record {number} of {name}"), counts };
+                claims.entry(of.clone()).or_default().push(claim);
+            }
+        }
+        Self(claims)
+    }
+
+    fn about(&self, run: &str) -> &[Claim] {
+        self.0.get(run).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+/// The first record of a run whose beginning is not there.
+struct Beginning {
+    number: u64,
+    body: Vec<u8>,
+    hash: Hash,
+    place: String,
+}
+
 /// The check of one run of a replica.
 struct Run {
     /// Where the chain stands.
     head: Head,
     /// Where it stood one record before.
     before: Head,
+    /// What is to be judged by what is said of pruning.
+    beginning: Option<Beginning>,
+    /// What it says of pruning: the record that does, the run that it speaks of, and up to where.
+    claims: Vec<(u64, String, Head)>,
     /// Numbers that were passed over, until they turn up.
     missing: Vec<(u64, u64)>,
     anchor: Option<Head>,
@@ -116,8 +173,34 @@ struct Run {
 impl Run {
     fn new(name: &str, anchor: Option<Head>) -> Self {
         let head = Head::of_run(name);
-        let (missing, faults, notes) = (Vec::new(), Vec::new(), Vec::new());
-        Self { head, before: head, missing, anchor, faults, untold: 0, notes, place: String::new() }
+        Self {
+            head,
+            before: head,
+            beginning: None,
+            claims: Vec::new(),
+            missing: Vec::new(),
+            anchor,
+            faults: Vec::new(),
+            untold: 0,
+            notes: Vec::new(),
+            place: String::new(),
+        }
+    }
+
+    fn read(&mut self, place: &Place) -> anyhow::Result<()> {
+        let mut file = Tail::open(&place.path)?;
+        loop {
+            match file.line(false) {
+                Ok(Some(line)) => self.take(&line),
+                Ok(None) => return Ok(()),
+                // A plain file that cannot be read says nothing of the recording.
+                Err(error) if !place.is_compressed() => return Err(error).with_context(|| file.place()),
+                Err(error) => {
+                    self.fault(format!("{}: it cannot be read on: it was changed or cut off ({error})", file.place()));
+                    return Ok(());
+                }
+            }
+        }
     }
 
     fn take(&mut self, line: &Line) {
@@ -137,7 +220,10 @@ impl Run {
         if number < wanted {
             return self.old(place, sealed);
         }
-        if number > wanted {
+        if number > wanted && self.head.records == 0 {
+            let (body, hash) = (sealed.body.to_vec(), sealed.hash);
+            self.beginning = Some(Beginning { number, body, hash, place: place.clone() });
+        } else if number > wanted {
             self.missing.push((wanted, number - 1));
             // What came before it is gone: what it says of itself is all there is.
         } else if self.head.next(sealed.body) != sealed.hash {
@@ -149,11 +235,60 @@ impl Run {
         self.before = self.head;
         self.head = Head { records: number, hash: sealed.hash };
         self.against_anchor(number, sealed.hash);
+        self.listen(number, &line.bytes);
+    }
+
+    /// What the recording says of itself.
+    fn listen(&mut self, number: u64, line: &[u8]) {
+        for end in pruned(line) {
+            if let Some(hash) = unhex(end.hash.as_bytes()) {
+                self.claims.push((number, end.run, Head { records: end.records, hash }));
+            }
+        }
+        let mark = br#""event":"gap","#;
+        if line.windows(mark.len()).any(|window| window == mark) {
+            let said = serde_json::from_slice::<Value>(line).unwrap_or_default();
+            let (lost, since) = (said.get("lost").and_then(Value::as_u64), said.get("since").and_then(Value::as_str));
+            let (lost, since) = (lost.unwrap_or_default(), since.unwrap_or_default());
+            let place = self.place.clone();
+            note(&mut self.notes, format!("{place}: a gap: {lost} records could not be written, the first at {since}"));
+        }
+    }
+
+    /// The beginning is not there: it was pruned, if somebody who counts says so, and what is left follows from it.
+    fn judge_beginning(&mut self, claims: &[Claim]) {
+        let Some(Beginning { number, body, hash, place }) = self.beginning.take() else { return };
+        let last = number - 1;
+        let up_to = if last == 1 { "record 1 is".to_owned() } else { format!("records 1 to {last} are") };
+        let about: Vec<_> = claims.iter().filter(|claim| claim.head.records == last).collect();
+        match about.iter().find(|claim| claim.counts) {
+            Some(claim) if claim.head.next(&body) == hash => {
+                let by = &claim.by;
+                let sentence = format!("{up_to} gone by retention, as {by} says, and the rest follows from them");
+                note(&mut self.notes, sentence);
+            }
+            Some(claim) => self.fault(format!(
+                "{place}: record {number} does not follow from what {} says was pruned: one of them was changed",
+                claim.by
+            )),
+            None => self.fault(match about.first() {
+                Some(claim) => format!(
+                    "{up_to} missing, and {} says they were pruned, which does not count: it is not anchored, or its \
+                     own recording is not sound (take the anchor after the recordings)",
+                    claim.by
+                ),
+                None => format!("{up_to} missing, and nothing says that they were pruned: they were deleted"),
+            }),
+        }
     }
 
     /// A record whose number was already passed.
     fn old(&mut self, place: &str, sealed: Sealed<'_>) {
         let number = sealed.number;
+        // What seemed to be gone from the beginning is only out of its place.
+        if let Some(beginning) = self.beginning.take_if(|beginning| number < beginning.number) {
+            self.missing.push((1, beginning.number - 1));
+        }
         if let Some(at) = self.missing.iter().position(|(from, to)| (*from..=*to).contains(&number)) {
             let (from, to) = self.missing.remove(at);
             let rest = [(from, number.saturating_sub(1)), (number.saturating_add(1), to)];
@@ -185,19 +320,23 @@ impl Run {
         if self.faults.len() < TOLD { self.faults.push(sentence) } else { self.untold += 1 }
     }
 
-    /// Tells what was found; whether all of it holds.
-    fn tell(mut self, name: &str, out: &mut impl Write) -> anyhow::Result<bool> {
+    /// What can be said once all of it was read.
+    fn conclude(&mut self) {
         for (from, to) in std::mem::take(&mut self.missing) {
             let what = if from == to { format!("record {from} is") } else { format!("records {from} to {to} are") };
             self.fault(format!("{what} missing"));
         }
-        let anchored = self.anchor.map(|anchor| anchor.records);
-        if let Some(records) = anchored.filter(|records| *records > self.head.records) {
+        if let Some(Head { records, .. }) = self.anchor.filter(|anchor| anchor.records > self.head.records) {
             self.fault(format!(
                 "it ends at record {} and the anchor knows {records}: its end was cut off",
                 self.head.records
             ));
         }
+    }
+
+    /// Tells what was found; whether all of it holds.
+    fn tell(self, name: &str, out: &mut impl Write) -> anyhow::Result<bool> {
+        let anchored = self.anchor.map(|anchor| anchor.records);
         let holds = self.faults.is_empty();
         let against = match anchored {
             Some(records) => format!("anchored up to record {records}"),
@@ -241,7 +380,7 @@ mod tests {
     /// The lines of a recording of `count` records, by file.
     fn recorded(count: u64) -> Vec<Vec<String>> {
         let dir = tempfile::tempdir().unwrap();
-        let recordings = Recordings::rotating_at(dir.path(), "pod", UNIX_EPOCH, 700);
+        let recordings = Recordings::within(dir.path(), "pod", UNIX_EPOCH, (700, u64::MAX));
         for sequence in 0..count {
             let (session, agent, serial, target) =
                 ("00000000000000000000000000000001", "spiffe://t/a", "01", "shop/db");

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use kube::ResourceExt;
 use sallyport_crds::{
     AccessMask, AccessPolicy, AccessPolicySpec, AccessRule, Detector, MaskMethod, OnRevocation, PostgresRule,
-    ProtectedTarget, ProxySpec, RecordingLevel, RuleAction, SubjectRef, TlsMode, WhereClause,
+    ProtectedTarget, ProxySpec, RuleAction, SubjectRef, TlsMode, WhereClause,
 };
 use sallyport_policy as policy;
 use sallyport_policy::{
@@ -55,7 +55,7 @@ pub fn bundle<'a>(
         trust_domain: settings.trust_domain.clone(),
         upstream: upstream(target),
         agent_namespaces: namespaces.into_iter().collect(),
-        recording: policy::Recording { level: recording(target.spec.recording.level) },
+        recording: super::recording::demands(target),
         sessions: fleet_terms(&target.spec.proxy).unwrap_or_default(),
         policies: entries,
     }
@@ -226,13 +226,6 @@ fn upstream(target: &ProtectedTarget) -> policy::Upstream {
 
 fn credential_names(target: &ProtectedTarget) -> BTreeSet<&str> {
     target.spec.credentials.iter().map(|credential| credential.name.as_str()).collect()
-}
-
-const fn recording(level: RecordingLevel) -> policy::RecordingLevel {
-    match level {
-        RecordingLevel::Commands => policy::RecordingLevel::Commands,
-        RecordingLevel::None => policy::RecordingLevel::None,
-    }
 }
 
 pub(super) const fn invalid(message: String) -> Rejected {

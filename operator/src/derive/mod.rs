@@ -16,6 +16,7 @@ pub mod pod_certificate;
 pub mod pods;
 pub mod policy;
 pub mod publish;
+mod recording;
 pub mod refs;
 mod renewal;
 pub mod request;

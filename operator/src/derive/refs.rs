@@ -9,6 +9,9 @@ use kube::ResourceExt;
 use sallyport_crds::conditions::{Finding, RESOLVED_REFS, ok, reason};
 use sallyport_crds::{BundleSourceKind, ProtectedTarget};
 
+/// The keys of the Secret of a store for recordings: the access key's id, and its secret.
+pub const STORE_KEYS: [&str; 2] = ["accessKeyId", "secretAccessKey"];
+
 /// One thing that is referred to, and the keys it must have.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Reference {
@@ -48,11 +51,26 @@ pub fn ca_bundle(target: &ProtectedTarget) -> Option<Reference> {
     Some(Reference { kind: bundle.kind, name: bundle.name.clone(), keys: vec![bundle.key.clone()] })
 }
 
+/// The credential of the store for a target's recordings, as a reference.
+#[must_use]
+pub fn store(target: &ProtectedTarget) -> Option<Reference> {
+    let s3 = target.spec.recording.store.s3.as_ref()?;
+    let keys = STORE_KEYS.map(str::to_owned).to_vec();
+    Some(Reference { kind: BundleSourceKind::Secret, name: s3.credentials_ref.name.clone(), keys })
+}
+
+/// The CA bundle of that store, as a reference.
+#[must_use]
+pub fn store_ca(target: &ProtectedTarget) -> Option<Reference> {
+    let bundle = target.spec.recording.store.s3.as_ref()?.ca_bundle_ref.as_ref()?;
+    Some(Reference { kind: bundle.kind, name: bundle.name.clone(), keys: vec![bundle.key.clone()] })
+}
+
 /// Everything that `target` refers to.
 #[must_use]
 pub fn of(target: &ProtectedTarget) -> Vec<Reference> {
     let secrets = target.spec.credentials.iter().map(|held| credential(&held.secret_ref.name));
-    let mut all: Vec<_> = secrets.chain(ca_bundle(target)).collect();
+    let mut all: Vec<_> = secrets.chain(ca_bundle(target)).chain(store(target)).chain(store_ca(target)).collect();
     all.sort();
     all.dedup();
     all

@@ -11,13 +11,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use sallyport_crds::conditions::{self, ACCEPTED, Finding, PROGRAMMED, READY, ok, reason};
-use sallyport_crds::{AccessPolicy, ProtectedTarget, ProtectedTargetStatus, RecordStore, RecordingAnchor};
+use sallyport_crds::{AccessPolicy, ProtectedTarget, ProtectedTargetStatus, RecordingAnchor};
 use sallyport_policy::{Bundle, Mask};
 
 use super::certificate::{self, Held, Names, Plan, Wanted};
 use super::children::{self, Child};
 use super::refs::References;
-use super::{Settings, compile, names, refs};
+use super::{Settings, compile, names, recording, refs};
 
 /// How long a fleet's server certificate is valid; agents' own are shorter, this one is re-read by every replica.
 const SERVER_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -131,10 +131,7 @@ pub fn programmed(target: &ProtectedTarget, bundle: &Bundle, fleet: &Fleet) -> F
 
 /// What the schema refuses as well; an object from before a rule was written may still have it.
 fn acceptable(target: &ProtectedTarget) -> Result<(), String> {
-    let store: &RecordStore = &target.spec.recording.store;
-    if store.empty_dir.is_some() == store.persistent_volume_claim.is_some() {
-        return Err("recording.store: set exactly one of emptyDir and persistentVolumeClaim".to_owned());
-    }
+    recording::acceptable(&target.spec.recording)?;
     compile::fleet_terms(&target.spec.proxy)?;
     let mut seen = BTreeSet::new();
     match target.spec.credentials.iter().find(|credential| !seen.insert(&credential.name)) {

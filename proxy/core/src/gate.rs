@@ -2,7 +2,8 @@
 //!
 //! Owns `Granted`, `Refused` and `GrantedOpening`: no other module can make one, and only through one can
 //! bytes reach the target. Touches the feed and the records. Invariants: the decision is made against the
-//! world in force now; what must be recorded is recorded before the permission exists.
+//! world in force now; what must be recorded is recorded before the permission exists, and where it must be on disk
+//! before it goes upstream, the permission lends the way behind the sluice.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -11,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use sallyport_policy::{
-    Ask, Denial, DenyReason, NotApproved, RecordingLevel, RuleRef, Session, Terms, Upstream, Verdict, World, decide,
-    is_outside_binding, masks, standing, terms,
+    Ask, Denial, DenyReason, Durability, NotApproved, OnFailure, RecordingLevel, RuleRef, Session, Terms, Upstream,
+    Verdict, World, decide, is_outside_binding, masks, standing, terms,
 };
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
@@ -22,10 +23,11 @@ use crate::fault::Fault;
 use crate::feed::PolicyFeed;
 use crate::hours::{Hours, Reading};
 use crate::identify::Principal;
-use crate::ports::{BoxedIo, Credential, Event as Count, Ports};
+use crate::ports::{BoxedIo, Credential, Event as Count, Ports, RecordFault};
 use crate::protocol::{Conversation, Described, Masking, Opening, Outcome, Transaction};
 use crate::record::{Decision, Event, Record};
 use crate::sessions::SessionId;
+use crate::sluice::{Debt, PATIENCE, Sluice};
 
 mod asking;
 
@@ -156,7 +158,8 @@ impl<P> GrantedOpening<P> {
 
 /// What the gate decided about a command.
 enum Ruling {
-    Granted(Option<u64>),
+    /// Its number where an outcome is owed, and the record that must be on disk first.
+    Granted(Option<u64>, Option<Debt>),
     Refused(Denial),
     Asked(Arc<Question>, Ask),
 }
@@ -187,6 +190,8 @@ pub(crate) struct Gate {
     client: Option<SocketAddr>,
     /// Whether this session has been counted as one from outside its binding.
     outside: bool,
+    /// The record of the opening, where the target must not be reached before it is on disk.
+    debt: Option<Debt>,
 }
 
 /// A pod may come before the cluster knows the address that it comes from: its containers run as soon as the
@@ -272,6 +277,7 @@ impl Gate {
             closed: true,
             client,
             outside: false,
+            debt: None,
         };
         gate.take_terms(&world);
         let refused = standing(&world, &gate.session).and_then(|()| gate.in_time(&world, principal)).err();
@@ -287,7 +293,10 @@ impl Gate {
             answered_by: &[],
         };
         let event = Event::Open { client, credential: &credential, facts: &opening.facts, decision };
-        let recorded = gate.record(event);
+        let recorded = match refused {
+            None => gate.record_first(&world, event).map(|debt| gate.debt = debt),
+            Some(_) => gate.record(event),
+        };
         if let Some(denial) = refused {
             gate.mark_outside(&denial, "opening");
             return Err(Fault::Policy(denial));
@@ -307,6 +316,24 @@ impl Gate {
         let way = Arc::new(Way { ports: ports.clone(), to: world.bundle.upstream.clone() });
         let masking = gate.take_masks(&world).cloned();
         Ok((gate, GrantedOpening { detail: opening.detail, way, credential, masking }))
+    }
+
+    /// Waits until the target may be reached: the record of the opening is where it must be by then.
+    pub(crate) async fn opening_recorded(&mut self) -> Result<(), Fault> {
+        let Some(Debt { pending, on_failure }) = self.debt.take() else { return Ok(()) };
+        let late = || RecordFault(format!("it was not on disk within {PATIENCE:?}"));
+        match timeout(PATIENCE, pending).await.unwrap_or_else(|_| Err(late())) {
+            Ok(()) => Ok(()),
+            Err(fault) => {
+                self.lost(&fault);
+                if on_failure == OnFailure::Continue {
+                    return Ok(());
+                }
+                let denial: Denial = DenyReason::NoRoomToRecord.into();
+                self.close(&denial.to_string());
+                Err(Fault::Policy(denial))
+            }
+        }
     }
 
     /// Whether the session may go on, in the world as it is now.
@@ -443,9 +470,10 @@ impl Gate {
 
     fn allowed(&mut self, world: &World, described: &Described<'_>, rule: Option<RuleRef>, before: &Before) -> Ruling {
         let Some(entry) = described.entry.as_ref().filter(|entry| entry.runs) else {
-            return Ruling::Granted(None);
+            return Ruling::Granted(None, None);
         };
         let command = before.number.unwrap_or_else(|| self.number());
+        let mut owed = None;
         if world.bundle.recording.level != RecordingLevel::None {
             let (policy, rule) = rule.and_then(|rule| world.bundle.rule_names(rule)).unzip();
             let decision = Decision {
@@ -458,15 +486,18 @@ impl Gate {
                 answered_by: &before.answered_by,
             };
             let event = Event::Command { command, text: &entry.text, parameters: &entry.parameters, decision };
-            if self.record(event).is_err() {
-                self.ports.meter.count(Count::Denied);
-                return Ruling::Refused(DenyReason::NoRoomToRecord.into());
+            match self.record_first(world, event) {
+                Ok(debt) => owed = debt,
+                Err(_) => {
+                    self.ports.meter.count(Count::Denied);
+                    return Ruling::Refused(DenyReason::NoRoomToRecord.into());
+                }
             }
             // Owed because its intent stands in the records, whatever the level is by then.
             self.owed.push_back(Owed { command, since: Instant::now() });
         }
         self.ports.meter.count(Count::Allowed);
-        Ruling::Granted(Some(command))
+        Ruling::Granted(Some(command), owed)
     }
 
     /// Judges a command, against the world in force now and with what has become of it before, and hands out the
@@ -476,11 +507,11 @@ impl Gate {
         conversation: &mut C,
         command: C::Command,
         before: Before,
-        upstream: &'u mut BytesMut,
+        (sluice, output): (&'u mut Sluice, &'u mut BytesMut),
     ) -> Judged<'u, C::Command> {
         let Some(world) = self.feed.current() else {
             let denial = Denial::not_understood("this proxy has no policy");
-            return Judged::Refused(Refused { command, denial, upstream });
+            return Judged::Refused(Refused { command, denial, upstream: sluice.admit(None, output) });
         };
         // By the same world as the verdict: no answer is masked by less than what allowed its command.
         let can = conversation.mask(self.take_masks(&world));
@@ -493,15 +524,19 @@ impl Gate {
             self.rule(&world, &described, conversation.transaction(), &before)
         };
         match ruling {
-            Ruling::Granted(number) => Judged::Granted(Granted { command, number, upstream }),
-            Ruling::Refused(denial) => Judged::Refused(Refused { command, denial, upstream }),
+            Ruling::Granted(number, debt) => {
+                Judged::Granted(Granted { command, number, upstream: sluice.admit(debt, output) })
+            }
+            Ruling::Refused(denial) => {
+                Judged::Refused(Refused { command, denial, upstream: sluice.admit(None, output) })
+            }
             Ruling::Asked(question, ask) => {
                 let asked = self.waiting(command, question, ask, before);
                 match conversation.hides(&asked.command) {
                     Some(cause) => {
                         let why = NotApproved::NotShown { cause };
                         let denial = not_approved(&asked.question.policy, &asked.question.rule, why);
-                        Judged::Refused(self.refuse_asked(conversation, asked, denial, upstream))
+                        Judged::Refused(self.refuse_asked(conversation, asked, denial, (sluice, output)))
                     }
                     None => Judged::Asked(asked),
                 }
@@ -546,8 +581,36 @@ impl Gate {
         self.commands
     }
 
-    fn record(&mut self, event: Event<'_>) -> Result<(), crate::ports::RecordFault> {
-        let record = Record {
+    /// Records what must be recorded before something happens, and how it must be: the debt is what is to be waited
+    /// for. Where a target goes on without records, a lost one is none.
+    fn record_first(&mut self, world: &World, event: Event<'_>) -> Result<Option<Debt>, RecordFault> {
+        let recording = &world.bundle.recording;
+        let synced = recording.durability == Durability::Synced && recording.level != RecordingLevel::None;
+        let record = self.next_record(event);
+        let appended = if synced {
+            let pending = self.ports.records.append_durably(&record);
+            pending.map(|pending| Some(Debt { pending, on_failure: recording.on_failure }))
+        } else {
+            self.ports.records.append(&record).map(|()| None)
+        };
+        self.sequence += 1;
+        match appended {
+            Err(fault) => {
+                self.lost(&fault);
+                if recording.on_failure == OnFailure::Continue { Ok(None) } else { Err(fault) }
+            }
+            written => written,
+        }
+    }
+
+    fn record(&mut self, event: Event<'_>) -> Result<(), RecordFault> {
+        let written = self.ports.records.append(&self.next_record(event));
+        self.sequence += 1;
+        written.inspect_err(|fault| self.lost(fault))
+    }
+
+    fn next_record<'r>(&'r self, event: Event<'r>) -> Record<'r> {
+        Record {
             time: self.ports.clock.now(),
             session: &self.names.session,
             sequence: self.sequence,
@@ -555,14 +618,13 @@ impl Gate {
             serial: &self.names.serial,
             target: &self.names.target,
             event,
-        };
-        self.sequence += 1;
-        let written = self.ports.records.append(&record);
-        if let Err(fault) = &written {
-            self.ports.meter.count(Count::RecordLost);
-            tracing::error!(session = %self.names.session, error = %fault, "record lost");
         }
-        written
+    }
+
+    /// A record could not be written, or not be brought to the disk.
+    pub(crate) fn lost(&self, fault: &RecordFault) {
+        self.ports.meter.count(Count::RecordLost);
+        tracing::error!(session = %self.names.session, error = %fault, "record lost");
     }
 }
 

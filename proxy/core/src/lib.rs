@@ -26,6 +26,7 @@ pub mod protocol;
 pub mod record;
 pub mod serve;
 pub mod sessions;
+mod sluice;
 mod wire;
 
 pub use fault::Fault;

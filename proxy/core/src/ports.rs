@@ -8,12 +8,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use sallyport_policy::Upstream;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::asking::{DeskFault, Question, Sheet};
 use crate::record::Record;
@@ -112,19 +113,58 @@ pub struct Credential {
     pub password: SecretString,
 }
 
-/// Where records go. A record counts as written when this returns `Ok`.
+/// Where records go.
 pub trait RecordSink: Send + Sync {
-    /// Appends one record.
+    /// Appends one record. It counts as written when this returns `Ok`: it outlives this process.
     ///
     /// # Errors
-    /// When there is no room or no store: the command it speaks of must not run.
+    /// When there is no room or no store.
     fn append(&self, record: &Record<'_>) -> Result<(), RecordFault>;
+
+    /// Appends one record and says when it outlives the machine. Does not wait for that: the caller may have more to
+    /// record, and many sessions share one wait.
+    ///
+    /// # Errors
+    /// When there is no room or no store.
+    fn append_durably(&self, record: &Record<'_>) -> Result<Pending, RecordFault>;
 }
 
 /// A record could not be written.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the record could not be written: {0}")]
 pub struct RecordFault(pub String);
+
+/// A record on its way to the disk: resolves once, when it is there or cannot be brought there.
+#[derive(Debug)]
+pub struct Pending(oneshot::Receiver<Result<(), RecordFault>>);
+
+/// The other end of [`Pending`]. Dropped without a word it counts as failed.
+#[derive(Debug)]
+pub struct Promise(oneshot::Sender<Result<(), RecordFault>>);
+
+impl Promise {
+    /// A promise, and what waits for it.
+    #[must_use]
+    pub fn new() -> (Self, Pending) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(sender), Pending(receiver))
+    }
+
+    /// Keeps it, or says why it cannot be kept.
+    pub fn resolve(self, outcome: Result<(), RecordFault>) {
+        // Whoever waited may be gone.
+        let _told = self.0.send(outcome);
+    }
+}
+
+impl Future for Pending {
+    type Output = Result<(), RecordFault>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let told = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready(told.unwrap_or_else(|_| Err(RecordFault("nobody brings it to the disk any more".to_owned()))))
+    }
+}
 
 /// Where people are asked.
 pub trait ApprovalDesk: Send + Sync {

@@ -236,6 +236,10 @@ async fn session<P: Protocol, S: Io + 'static>(
             return Err(fault);
         }
     };
+    if let Err(fault) = gate.opening_recorded().await {
+        tell(service, &mut stream, &fault).await;
+        return Err(fault);
+    }
     let way: Arc<Way> = Arc::clone(granted.way());
     let login = timeout(service.limits.login, service.protocol.login(granted, registration.id)).await;
     let logged_in: LoggedIn<P::Conversation> =

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::ask::AskTerms;
 use crate::mask::Mask;
 use crate::pattern::NamePattern;
+use crate::recording::Recording;
 use crate::terms::{FleetTerms, SessionTerms};
 use crate::{Attribute, ObjectKind};
 
@@ -87,23 +88,6 @@ pub enum TlsMode {
     VerifyCa,
     /// No TLS. Had to be spelled out.
     Disable,
-}
-
-/// What is recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Recording {
-    /// How much.
-    pub level: RecordingLevel,
-}
-
-/// How much is recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum RecordingLevel {
-    /// Sessions and refusals are recorded where that is possible, commands are not.
-    None,
-    /// Every command before it runs, and its outcome; no record, no command.
-    Commands,
 }
 
 /// One policy, compiled. By default it says nothing to nobody.

@@ -22,6 +22,7 @@ mod decide;
 mod fields;
 mod mask;
 mod pattern;
+mod recording;
 mod roster;
 mod spiffe;
 mod terms;
@@ -31,13 +32,14 @@ mod world;
 pub use action::{Action, Attribute, Fact, Object, ObjectKind, Operation, QualifiedName, Usage};
 pub use ask::{Approval, Ask, AskTerms, NotApproved, NotBy, Reply, Tally, can_be_shown, command_digest};
 pub use bundle::{
-    BUNDLE_VERSION, Bundle, BundleError, Effect, Matcher, ObjectMatcher, PolicyEntry, Recording, RecordingLevel, Rule,
-    Subject, TargetRef, TlsMode, Upstream,
+    BUNDLE_VERSION, Bundle, BundleError, Effect, Matcher, ObjectMatcher, PolicyEntry, Rule, Subject, TargetRef,
+    TlsMode, Upstream,
 };
 pub use decide::{Denial, DenyReason, RuleRef, Session, Verdict, decide, is_outside_binding, standing};
 pub use fields::{Column, FieldNames, Fields, Shown};
 pub use mask::{Detector, Mask, MaskMethod, MaskPlan, masks};
 pub use pattern::{ColumnPattern, NamePattern, PatternError};
+pub use recording::{Durability, OnFailure, Recording, RecordingLevel, Span, Store};
 pub use roster::{Member, Roster};
 pub use spiffe::{IdentityName, SpiffeError};
 pub use terms::{FleetTerms, OnRevocation, SessionTerms, Terms, terms};

@@ -39,7 +39,7 @@ fn bundle(rules: Vec<Rule>) -> Bundle {
             settings: serde_json::Map::new(),
         },
         agent_namespaces: vec!["ci".into()],
-        recording: Recording { level: RecordingLevel::Commands },
+        recording: Recording::at(RecordingLevel::Commands),
         sessions: FleetTerms::default(),
         policies: vec![PolicyEntry {
             name: "p".into(),

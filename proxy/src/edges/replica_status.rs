@@ -64,6 +64,7 @@ impl Answer {
                 Some(entry) if entry == said && silent_since.elapsed() < AGAIN => ANCHOR,
                 Some(entry) => match self.apply(&entry).await {
                     Ok(()) => {
+                        self.note_anchored(&entry);
                         (pause, said, silent_since) = (PAUSE.0, entry, Instant::now());
                         ANCHOR
                     }
@@ -93,6 +94,12 @@ impl Answer {
         if let Err(cause) = self.apply(&self.entry(revision, &ReplicaStatus::default())).await {
             tracing::warn!(%cause, "the end of the recording could not be anchored");
         }
+    }
+
+    /// What is anchored may be removed later, if that is what the target says.
+    fn note_anchored(&self, entry: &ReplicaStatus) {
+        let anchored = entry.recording.as_ref().and_then(|anchor| u64::try_from(anchor.records).ok());
+        self.recordings.note_anchored(anchored.unwrap_or(0));
     }
 
     fn entry(&self, revision: String, said: &ReplicaStatus) -> ReplicaStatus {

@@ -102,7 +102,7 @@ pub(crate) fn bundle(namespace: &str, target: &str, agents: &[&str], policy: &st
             settings: serde_json::Map::new(),
         },
         agent_namespaces,
-        recording: Recording { level: RecordingLevel::Commands },
+        recording: Recording::at(RecordingLevel::Commands),
         sessions: FleetTerms::default(),
         policies: vec![PolicyEntry {
             name: policy.to_owned(),

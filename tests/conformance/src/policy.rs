@@ -24,7 +24,7 @@ pub fn bundle(host: &str, port: u16, policies: Vec<PolicyEntry>) -> Bundle {
             settings: serde_json::Map::new(),
         },
         agent_namespaces: vec!["ci".into()],
-        recording: Recording { level: RecordingLevel::Commands },
+        recording: Recording::at(RecordingLevel::Commands),
         sessions: FleetTerms::default(),
         policies,
     }

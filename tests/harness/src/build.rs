@@ -39,7 +39,7 @@ pub(crate) enum Part {
 }
 
 /// Where caches are: `$SALLYPORT_CACHE`, else `sallyport` in the user's cache directory.
-fn cache_root() -> Result<PathBuf> {
+pub(crate) fn cache_root() -> Result<PathBuf> {
     if let Some(root) = std::env::var_os("SALLYPORT_CACHE") {
         return Ok(root.into());
     }

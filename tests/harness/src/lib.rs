@@ -18,6 +18,7 @@ mod ports;
 mod postgres;
 mod process;
 mod run_dir;
+mod s3;
 mod toolchain;
 
 pub use cluster::{Cluster, Forward, Status, shared_cluster};
@@ -27,4 +28,5 @@ pub use pki::{Leaf, LeafFiles, LeafKey, LeafOptions, Pki};
 pub use ports::{Port, free_port};
 pub use postgres::{Place, Postgres, PostgresOptions};
 pub use run_dir::{run_root, sweep};
+pub use s3::S3;
 pub use toolchain::Toolchain;

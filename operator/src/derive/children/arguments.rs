@@ -6,6 +6,8 @@
 use kube::ResourceExt;
 use sallyport_crds::ProtectedTarget;
 
+use super::super::recording;
+
 /// Port of health, readiness and metrics.
 pub(super) const ADMIN_PORT: u16 = 9090;
 /// Port agents are served on inside the pod (the Service's own may differ).
@@ -18,6 +20,10 @@ pub(super) const CREDENTIALS_DIR: &str = "/etc/sallyport/credentials";
 pub(super) const MASK_KEY_DIR: &str = "/etc/sallyport/credentials/mask.key";
 /// Holds `ca.crt`: the CAs the target's certificate must come from.
 pub(super) const UPSTREAM_CA_DIR: &str = "/etc/sallyport/upstream-ca";
+/// `credential/username` and `credential/password` of the store for recordings.
+pub(super) const STORE_DIR: &str = "/etc/sallyport/store";
+/// Holds `ca.crt`: the CAs that the store's certificate must come from.
+pub(super) const STORE_CA_DIR: &str = "/etc/sallyport/store-ca";
 /// The records.
 pub(super) const RECORDS_DIR: &str = "/var/lib/sallyport/records";
 /// Last known good bundle and roster.
@@ -39,6 +45,17 @@ pub(super) fn arguments(target: &ProtectedTarget) -> Vec<String> {
     ];
     if target.spec.tls.ca_bundle_ref.is_some() {
         flags.push(("upstream-ca", format!("{UPSTREAM_CA_DIR}/ca.crt")));
+    }
+    let store = &target.spec.recording.store;
+    // A size that is none is no target's that is accepted.
+    if let Ok(Some(room)) = recording::room(store) {
+        flags.push(("records-room", room.to_string()));
+    }
+    if let Some(s3) = &store.s3 {
+        flags.push(("store-dir", STORE_DIR.to_owned()));
+        if s3.ca_bundle_ref.is_some() {
+            flags.push(("store-ca", format!("{STORE_CA_DIR}/ca.crt")));
+        }
     }
     let flags = flags.into_iter().map(|(flag, value)| format!("--{flag}={value}"));
     std::iter::once("serve".to_owned()).chain(flags).collect()

@@ -1,7 +1,8 @@
 //! The fleet's Deployment: restricted, spread, replaced one by one.
 //!
 //! Owns the pod's shape and its volumes. Touches nothing. Invariant: a replica mounts what its target
-//! names and has no other way to a secret; without the CA bundle that the target demands there is no Deployment.
+//! names and has no other way to a secret; without the CA bundle that the target demands there is no
+//! Deployment, nor without the credential of the store that its records are to go to.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
-use sallyport_crds::{BundleSourceKind, ProtectedTarget, Resources};
+use sallyport_crds::{BundleSourceKind, CaBundleRef, ProtectedTarget, Resources};
 
 use super::super::refs::{self, Reference, References};
 use super::super::{Settings, names};
@@ -113,12 +114,23 @@ fn volumes(
         if !usable("upstream-ca", &reference) {
             return None;
         }
-        let keys = vec![(bundle.key.as_str(), "ca.crt")];
-        let volume = match bundle.kind {
-            BundleSourceKind::Secret => secret_volume("upstream-ca", &bundle.name, Some(keys)),
-            BundleSourceKind::ConfigMap => config_volume("upstream-ca", &bundle.name, keys),
-        };
-        parts.push((volume, mount("upstream-ca", arguments::UPSTREAM_CA_DIR, true)));
+        parts.push((ca_volume("upstream-ca", bundle), mount("upstream-ca", arguments::UPSTREAM_CA_DIR, true)));
+    }
+    if let (Some(s3), Some(reference)) = (&target.spec.recording.store.s3, refs::store(target)) {
+        // Its flag names the directory, so it must be there; nothing is recorded in vain meanwhile, for nothing runs.
+        if !usable("store", &reference) {
+            return None;
+        }
+        let [id, secret] = refs::STORE_KEYS;
+        let keys = vec![(id, "username"), (secret, "password")];
+        let path = format!("{}/credential", arguments::STORE_DIR);
+        parts.push((secret_volume("store", &s3.credentials_ref.name, Some(keys)), mount("store", &path, true)));
+        if let (Some(bundle), Some(reference)) = (&s3.ca_bundle_ref, refs::store_ca(target)) {
+            if !usable("store-ca", &reference) {
+                return None;
+            }
+            parts.push((ca_volume("store-ca", bundle), mount("store-ca", arguments::STORE_CA_DIR, true)));
+        }
     }
     Some(parts.into_iter().unzip())
 }
@@ -131,6 +143,14 @@ fn mask_key(target: &ProtectedTarget) -> (Volume, VolumeMount) {
         source.optional = Some(true);
     }
     (volume, mount("mask-key", arguments::MASK_KEY_DIR, true))
+}
+
+fn ca_volume(volume: &str, bundle: &CaBundleRef) -> Volume {
+    let keys = vec![(bundle.key.as_str(), "ca.crt")];
+    match bundle.kind {
+        BundleSourceKind::Secret => secret_volume(volume, &bundle.name, Some(keys)),
+        BundleSourceKind::ConfigMap => config_volume(volume, &bundle.name, keys),
+    }
 }
 
 fn records(target: &ProtectedTarget) -> (Volume, VolumeMount) {

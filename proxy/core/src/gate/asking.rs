@@ -6,15 +6,14 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use sallyport_policy::{
-    Approval, Ask, Denial, DenyReason, NotApproved, RecordingLevel, World, can_be_shown, command_digest,
-};
+use sallyport_policy::{Approval, Ask, Denial, DenyReason, NotApproved, World, can_be_shown, command_digest};
 
 use super::{Gate, Refused, Ruling};
 use crate::asking::{Question, Standing};
 use crate::ports::Event as Count;
 use crate::protocol::{Conversation, Described, Entry};
 use crate::record::{Decision, Event, Parameter};
+use crate::sluice::Sluice;
 
 /// A command that waits for people.
 #[derive(Debug)]
@@ -60,7 +59,7 @@ impl Gate {
     pub(super) fn ask(&mut self, world: &World, described: &Described<'_>, ask: Ask, before: &Before) -> Ruling {
         let Some(entry) = described.entry.as_ref().filter(|entry| entry.runs) else {
             // It runs nothing by itself; what it prepares is decided on when it is to run.
-            return Ruling::Granted(None);
+            return Ruling::Granted(None, None);
         };
         let (policy, rule, reason) = world.bundle.rule_that_asks(ask.rule).unwrap_or_default();
         let question = shown(entry).map(|(text, parameters)| Question {
@@ -112,7 +111,7 @@ impl Gate {
             request: Some(name),
             answered_by: &[],
         };
-        let must = self.feed.load().as_deref().is_none_or(|world| world.bundle.recording.level != RecordingLevel::None);
+        let must = self.feed.load().as_deref().is_none_or(|world| world.bundle.recording.must_hold());
         match self.record_command(&conversation.describe(&asked.command), asked.before.number, decision) {
             Err(_) if must => Err(DenyReason::NoRoomToRecord.into()),
             _ => Ok(()),
@@ -125,7 +124,7 @@ impl Gate {
         conversation: &C,
         asked: Asked<C::Command>,
         denial: Denial,
-        upstream: &'u mut BytesMut,
+        (sluice, output): (&'u mut Sluice, &'u mut BytesMut),
     ) -> Refused<'u, C::Command> {
         self.ports.meter.count(Count::Denied);
         let (policy, rule) = denial.rule().unzip();
@@ -141,7 +140,7 @@ impl Gate {
         };
         // Refused either way: a refusal that cannot be recorded is counted, not forgiven.
         let _counted = self.record_command(&conversation.describe(&asked.command), asked.before.number, decision);
-        Refused { command: asked.command, denial, upstream }
+        Refused { command: asked.command, denial, upstream: sluice.admit(None, output) }
     }
 
     fn record_command(

@@ -23,6 +23,7 @@ use crate::gate::{Before, Gate, Judged, Way};
 use crate::ports::{BoxedIo, Io};
 use crate::protocol::{Conversation, Ending, LoggedIn, Next, Outcome, Protocol, Transaction};
 use crate::sessions::Registration;
+use crate::sluice::{Passed, Sluice};
 use crate::wire::Line;
 use sallyport_policy::{Denial, DenyReason, OnRevocation};
 
@@ -55,6 +56,7 @@ enum Progress {
     ClientStalled,
     TargetStalled,
     Interrupted,
+    Unrecorded,
     Alarm,
     News(News),
     Signal(Signal),
@@ -102,6 +104,8 @@ struct Conversing<'s, P: Protocol, S> {
     way: Arc<Way>,
     client: Line<S>,
     target: Line<BoxedIo>,
+    /// What waits for its records before it goes to the target.
+    sluice: Sluice,
     conversation: P::Conversation,
     outcomes: Vec<Outcome>,
     /// The command that people are asked about.
@@ -141,6 +145,7 @@ pub(super) async fn converse<P: Protocol, S: Io>(
         way,
         client: Line::new(client, BytesMut::new()),
         target: Line::new(upstream, read),
+        sluice: Sluice::default(),
         conversation,
         outcomes: Vec::new(),
         held: None,
@@ -220,6 +225,10 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
                     }
                     Ok(())
                 }
+                // The target never sees what waited: there is no answer to wait for either.
+                Progress::Unrecorded => {
+                    return Left::Ended(Ending::Denied(DenyReason::NoRoomToRecord.into()));
+                }
                 Progress::Alarm => {
                     alarm.as_mut().reset(self.look_at_the_clocks());
                     Ok(())
@@ -264,7 +273,7 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
         let mut settling = false;
         while self.doomed.is_none()
             && self.held.is_none()
-            && self.target.output.len() < backlog
+            && self.owed_to_target() < backlog
             && self.client.output.len() < backlog
         {
             // Whether the client has concluded its transaction is known when the target has answered.
@@ -296,6 +305,10 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
         self.hungry = incomplete || waits;
         self.note_idleness();
         Ok(false)
+    }
+
+    fn owed_to_target(&self) -> usize {
+        self.target.output.len() + self.sluice.len()
     }
 
     fn note_idleness(&mut self) {
@@ -352,7 +365,7 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
     fn hasten(&mut self) {
         if self.doomed.is_some() && !self.conversation.idle() {
             let constant = self.conversation.hasten();
-            self.target.output.extend_from_slice(constant);
+            self.sluice.admit(None, &mut self.target.output).extend_from_slice(constant);
         }
     }
 
@@ -369,7 +382,7 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
         before: Before,
         vigil: Option<Vigil>,
     ) -> Result<(), Fault> {
-        match self.gate.judge(&mut self.conversation, command, before, &mut self.target.output) {
+        match self.gate.judge(&mut self.conversation, command, before, (&mut self.sluice, &mut self.target.output)) {
             Judged::Granted(granted) => self.conversation.forward(granted),
             Judged::Refused(refused) if refused.denial().ends_session() => {
                 self.doomed = Some(Ending::Denied(refused.denial().clone()));
@@ -420,6 +433,18 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
     fn poll_progress(&mut self, cx: &mut Context<'_>, stall: Pin<&mut Sleep>) -> Poll<Progress> {
         if let Poll::Ready(Some(_)) = self.interrupts.poll_join_next(cx) {
             return Poll::Ready(Progress::Interrupted);
+        }
+        match self.sluice.poll_pass(cx, &mut self.target.output) {
+            Poll::Ready(Passed::Durable) => return Poll::Ready(Progress::Moved),
+            Poll::Ready(Passed::Regardless(fault)) => {
+                self.gate.lost(&fault);
+                return Poll::Ready(Progress::Moved);
+            }
+            Poll::Ready(Passed::Never(fault)) => {
+                self.gate.lost(&fault);
+                return Poll::Ready(Progress::Unrecorded);
+            }
+            Poll::Pending => {}
         }
         let mut moved = false;
         let mut done = |poll: Poll<io::Result<()>>| match poll {
@@ -517,11 +542,18 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
                 return;
             }
             let constant = self.conversation.hasten();
-            self.target.output.extend_from_slice(constant);
-            let target = &mut self.target;
-            let read = poll_fn(|cx| match target.poll_drain(cx) {
-                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-                Poll::Ready(Ok(())) | Poll::Pending => target.poll_fill(cx),
+            self.sluice.admit(None, &mut self.target.output).extend_from_slice(constant);
+            let (target, sluice, gate) = (&mut self.target, &mut self.sluice, &self.gate);
+            let read = poll_fn(|cx| {
+                while let Poll::Ready(passed) = sluice.poll_pass(cx, &mut target.output) {
+                    if let Passed::Regardless(fault) | Passed::Never(fault) = passed {
+                        gate.lost(&fault);
+                    }
+                }
+                match target.poll_drain(cx) {
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                    Poll::Ready(Ok(())) | Poll::Pending => target.poll_fill(cx),
+                }
             });
             if pin!(read).await.is_err() {
                 return;

@@ -12,7 +12,7 @@ use crate::support::stage::{Stage, bundle, quiet};
 use crate::support::toy::DEPTH;
 
 fn unrecorded() -> Bundle {
-    Bundle { recording: Recording { level: RecordingLevel::None }, ..bundle() }.sealed()
+    Bundle { recording: Recording::at(RecordingLevel::None), ..bundle() }.sealed()
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,6 +18,7 @@ mod binding;
 mod certificates;
 mod commands;
 mod deadlines;
+mod durability;
 mod endings;
 mod feed;
 mod hours;

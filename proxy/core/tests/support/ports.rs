@@ -3,6 +3,7 @@
 //! Owns the journal, in which records and the bytes towards the target stand in the order they happened.
 //! Touches memory only. Invariant: bytes are noted when the core writes them, before the target can read them.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -11,7 +12,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use sallyport_core::ports::{
-    Answer, BoxedIo, Clock, Credential, Dialer, Event, Meter, RecordFault, RecordSink, UpstreamTls, Vault,
+    Answer, BoxedIo, Clock, Credential, Dialer, Event, Meter, Pending, Promise, RecordFault, RecordSink, UpstreamTls,
+    Vault,
 };
 use sallyport_core::record::Record;
 use sallyport_policy::Upstream;
@@ -139,10 +141,19 @@ impl Vault for FakeVault {
     }
 }
 
-/// Captures records, as long as there is room.
+/// Captures records, as long as there is room; brings them to its disk when the test says so.
 pub struct FakeRecords {
     pub journal: Journal,
     pub full: AtomicBool,
+    /// What waits for the disk, in order.
+    pub promises: Mutex<VecDeque<Promise>>,
+}
+
+impl FakeRecords {
+    /// The disk answers for the oldest record that waits for it.
+    pub fn answer(&self, outcome: Result<(), RecordFault>) {
+        self.promises.lock().unwrap().pop_front().expect("no record waits").resolve(outcome);
+    }
 }
 
 impl RecordSink for FakeRecords {
@@ -156,6 +167,13 @@ impl RecordSink for FakeRecords {
             event: serde_json::to_value(&record.event).unwrap(),
         });
         Ok(())
+    }
+
+    fn append_durably(&self, record: &Record<'_>) -> Result<Pending, RecordFault> {
+        self.append(record)?;
+        let (promise, pending) = Promise::new();
+        self.promises.lock().unwrap().push_back(promise);
+        Ok(pending)
     }
 }
 

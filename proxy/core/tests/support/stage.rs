@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustls::version::TLS13;
@@ -106,7 +106,7 @@ pub fn bundle() -> Bundle {
             settings: serde_json::Map::new(),
         },
         agent_namespaces: vec!["ci".into()],
-        recording: Recording { level: RecordingLevel::Commands },
+        recording: Recording::at(RecordingLevel::Commands),
         sessions: FleetTerms::default(),
         policies: vec![PolicyEntry {
             name: "bots".into(),
@@ -157,7 +157,11 @@ impl Stage {
             unreachable: AtomicBool::new(false),
             pipe,
         });
-        let records = Arc::new(FakeRecords { journal: journal.clone(), full: AtomicBool::new(false) });
+        let records = Arc::new(FakeRecords {
+            journal: journal.clone(),
+            full: AtomicBool::new(false),
+            promises: Mutex::default(),
+        });
         let vault = Arc::new(FakeVault::default());
         let clock = Arc::new(FakeClock::new());
         let (desk, asked) = FakeDesk::new();

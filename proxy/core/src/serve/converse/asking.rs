@@ -242,7 +242,8 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
 
     fn refuse_held(&mut self, denial: Denial) -> Result<(), Fault> {
         let Some(Held { asked, .. }) = self.held.take() else { return Ok(()) };
-        let refused = self.gate.refuse_asked(&self.conversation, asked, denial, &mut self.target.output);
+        let refused =
+            self.gate.refuse_asked(&self.conversation, asked, denial, (&mut self.sluice, &mut self.target.output));
         self.conversation.refuse(refused, &mut self.client.output)
     }
 
@@ -257,7 +258,12 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
             let cause = "what went before it failed, so that it does not run".to_owned();
             let denial = vigil.refusal(NotApproved::NobodyAsked { cause });
             // Its client hears of the failure, and expects nothing for what came behind it.
-            drop(self.gate.refuse_asked(&self.conversation, asked, denial, &mut self.target.output));
+            drop(self.gate.refuse_asked(
+                &self.conversation,
+                asked,
+                denial,
+                (&mut self.sluice, &mut self.target.output),
+            ));
         }
         self.say_word();
     }

@@ -14,7 +14,8 @@ use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig};
 use sallyport_core::PolicyFeed;
 use sallyport_core::asking::NobodyThere;
 use sallyport_core::ports::{
-    Answer, BoxedIo, Clock, Credential, Dialer, Event, Meter, Ports, RecordFault, RecordSink, UpstreamTls, Vault,
+    Answer, BoxedIo, Clock, Credential, Dialer, Event, Meter, Pending, Ports, Promise, RecordFault, RecordSink,
+    UpstreamTls, Vault,
 };
 use sallyport_core::record::Record;
 use sallyport_core::serve::{Limits, Service, connection};
@@ -59,6 +60,12 @@ impl RecordSink for Records {
         }
         self.events.lock().unwrap().push(serde_json::to_value(&record.event).unwrap());
         Ok(())
+    }
+
+    fn append_durably(&self, record: &Record<'_>) -> Result<Pending, RecordFault> {
+        let (promise, pending) = Promise::new();
+        promise.resolve(self.append(record));
+        Ok(pending)
     }
 }
 
@@ -236,7 +243,7 @@ impl Stage {
                 settings: serde_json::Map::new(),
             },
             agent_namespaces: vec!["ci".into()],
-            recording: Recording { level: RecordingLevel::Commands },
+            recording: Recording::at(RecordingLevel::Commands),
             sessions: FleetTerms::default(),
             policies: vec![PolicyEntry {
                 name: "bots".into(),
