@@ -185,11 +185,17 @@ impl Scene {
     /// Waits until so many replicas say which bundle they run.
     pub(crate) async fn answered(&self, replicas: usize) -> Result<()> {
         let targets = self.api("ProtectedTarget", "protectedtargets", "bench-shop");
-        let told = async || {
-            let target = targets.get("orders-db").await.ok()?;
-            (target.data.pointer("/status/replicas")?.as_array()?.len() >= replicas).then_some(())
-        };
-        wait(told).await.context("not every replica answers")
+        // Each entry is a write to the same object: all of them take longer than one thing may.
+        let until = Instant::now() + 4 * PATIENCE;
+        loop {
+            let target = targets.get("orders-db").await?;
+            let told = target.data.pointer("/status/replicas").and_then(|all| all.as_array()).map_or(0, Vec::len);
+            if told >= replicas {
+                return Ok(());
+            }
+            anyhow::ensure!(Instant::now() < until, "{told} of {replicas} replicas have answered");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     /// Ends the operator, as if its node had died.
