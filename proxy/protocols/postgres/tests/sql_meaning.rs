@@ -12,7 +12,7 @@
 )]
 
 use sallyport_policy::{Action, Fact, ObjectKind, Operation};
-use sallyport_postgres::sql::{Front, NameSettings, StatementKind};
+use sallyport_postgres::sql::{Front, Loss, NameSettings, StatementKind};
 
 fn show(operation: &Operation) -> String {
     let mut shown = operation.verb.to_string();
@@ -203,7 +203,10 @@ fn writes_within_queries_are_writes() {
         ),
         ("CREATE TABLE s.n AS TABLE a WITH NO DATA", &["CreateTableAs s.n", "Select public.a"]),
         ("CREATE MATERIALIZED VIEW m AS SELECT * FROM a", &["CreateMaterializedView public.m", "Select public.a"]),
-        ("CREATE TABLE n AS EXECUTE p(evil())", &["CreateTableAs public.n", "Execute ?", "Execute fn:public.evil"]),
+        (
+            "CREATE TABLE n AS EXECUTE p(evil())",
+            &["CreateTableAs public.n", "Execute ?", "Execute fn:public.evil", "Other ?"],
+        ),
         ("SELECT * FROM a FOR UPDATE", &["Select public.a", "Lock public.a"]),
         ("SELECT * FROM a JOIN b b2 ON true FOR SHARE OF b2", &["Select public.a", "Select public.b", "Lock public.b"]),
         (
@@ -282,8 +285,14 @@ fn only_functions_known_harmless_pass_unseen() {
         ("SELECT query_to_xml('TABLE secrets', true, true, '')", &["Select fn:pg_catalog.query_to_xml"]),
         ("SELECT set_config('search_path', 'evil', false)", &["Select fn:pg_catalog.set_config"]),
         ("SELECT set_config('jit', 'off', false)", &["Session"]),
-        ("SELECT set_config(name, 'off', false) FROM a", &["Select public.a", "Select fn:pg_catalog.set_config"]),
-        ("SELECT set_config('jit' || '', 'off', false)", &["Select fn:pg_catalog.set_config"]),
+        (
+            "SELECT set_config(name, 'view', false) FROM pg_settings WHERE name = 'restrict_nonsystem_relation_kind'",
+            &["Select pg_catalog.pg_settings", "Session"],
+        ),
+        (
+            "SELECT set_config(name, 'x', false) FROM pg_settings WHERE name = 'role'",
+            &["Select pg_catalog.pg_settings", "Select fn:pg_catalog.set_config"],
+        ),
         ("SELECT * FROM dblink('host=x', 'SELECT 1') AS t(x int)", &["Select fn:public.dblink"]),
         ("SELECT nextval('s')", &["Select fn:pg_catalog.nextval"]),
         ("SELECT pg_unheard_of()", &["Select fn:pg_catalog.pg_unheard_of|public.pg_unheard_of"]),
@@ -354,7 +363,9 @@ fn copy_says_what_it_moves_and_where() {
 fn prepared_statements_and_cursors_are_judged_where_they_are_made() {
     claims(&[
         ("PREPARE p (int) AS DELETE FROM a WHERE id = $1", &["Delete public.a"]),
-        ("EXECUTE p(evil())", &["Execute ?", "Execute fn:public.evil"]),
+        ("EXECUTE p(evil())", &["Execute ?", "Execute fn:public.evil", "Other ?"]),
+        ("EXECUTE p(1, 'x', '1'::int, -1)", &["Execute ?"]),
+        ("EXECUTE p(1 + 1)", &["Execute ?", "Other ?"]),
         ("PREPARE p AS SELECT * FROM a; EXECUTE p", &["Select public.a", "Session"]),
         ("PREPARE p AS SELECT 1; DEALLOCATE p; EXECUTE p", &["Select", "Session", "Execute ?"]),
         ("PREPARE p AS SELECT 1; DEALLOCATE ALL; EXECUTE p", &["Select", "Session", "Execute ?"]),
@@ -381,14 +392,17 @@ fn session_state_that_changes_meaning_is_named() {
         ),
         ("SET enable_seqscan TO DEFAULT; SET \"DateStyle\" TO iso, dmy", &["Session"]),
         ("SET NAMES 'utf-8'; SET client_encoding = UTF8; SET standard_conforming_strings = on", &["Session"]),
-        ("SET client_encoding = 'SJIS'", &["SetParameter other:client_encoding"]),
-        ("SET standard_conforming_strings = off", &["SetParameter other:standard_conforming_strings"]),
         ("RESET standard_conforming_strings", &["SetParameter other:standard_conforming_strings"]),
         ("SET search_path = evil", &["SetParameter other:search_path"]),
         ("SET \"Search_Path\" = evil", &["SetParameter other:search_path"]),
         ("SET SCHEMA 'evil'", &["SetParameter other:search_path"]),
+        ("SET search_path = public, evil", &["SetParameter other:search_path"]),
+        ("SET search_path = public, pg_temp; SET LOCAL search_path TO ''", &["Session"]),
+        ("SET search_path = pg_temp, public", &["SetParameter other:search_path"]),
+        ("SET SCHEMA 'public'", &["SetParameter other:search_path"]),
+        ("SELECT pg_catalog.set_config('search_path', '', false)", &["Session"]),
+        ("SELECT set_config('search_path', 'public', false)", &["Select fn:pg_catalog.set_config"]),
         ("SET LOCAL session_replication_role = replica", &["SetParameter other:session_replication_role"]),
-        ("SET row_security = off", &["SetParameter other:row_security"]),
         ("SET work_mem = '10GB'", &["SetParameter other:work_mem"]),
         ("SET app.who = '1'", &["SetParameter other:app.who"]),
         ("RESET ALL", &["SetParameter other:all"]),
@@ -415,6 +429,79 @@ fn session_state_that_changes_meaning_is_named() {
         ("COMMIT PREPARED 'x'", &["Other ?"]),
         ("LOAD 'x'", &["Other ?"]),
         ("CHECKPOINT", &["Other ?"]),
+    ]);
+}
+
+#[test]
+fn after_another_search_path_a_name_without_schema_is_unknown() {
+    let path = "SET search_path = evil";
+    let own = "SetParameter other:search_path";
+    claims(&[
+        ("SET search_path = evil; SELECT lower(x) FROM a", &[own, "Select ?"]),
+        ("SET search_path = evil; SELECT pg_catalog.lower(x) FROM public.a", &[own, "Select public.a"]),
+        ("SET search_path = evil; SELECT x = 1 FROM public.a", &[own, "Select public.a", "Select ?"]),
+        ("SET search_path = evil; DELETE FROM a", &[own, "Delete ? Unbounded"]),
+        ("SET search_path = evil; CREATE TABLE a (x int)", &[own, "CreateTable ?"]),
+        ("PREPARE p AS TABLE a; SET search_path = evil; EXECUTE p", &["Select public.a", own, "Execute ?"]),
+        ("DO 'x'; TABLE a", &["Do ?", "Select ?"]),
+        ("SELECT set_config('search_path', 'evil', true); TABLE a", &["Select fn:pg_catalog.set_config", "Select ?"]),
+        ("SET search_path = public, pg_temp; TABLE a", &["Session", "Select public.a"]),
+        ("SET search_path = ''; SELECT lower(x) FROM a", &["Session", "Select ?"]),
+        ("SET search_path = ''; SELECT lower(x) FROM pg_class", &["Session", "Select pg_catalog.pg_class"]),
+        ("SET search_path = ''; SELECT lower('x'), 1 = 1, evil()", &["Session", "Select ?"]),
+    ]);
+    let front = front();
+    assert_eq!(front.describe(path).unwrap().loses, Some(Loss::All));
+    assert_eq!(front.describe("SET search_path = ''").unwrap().loses, Some(Loss::Relations));
+    assert_eq!(front.describe("SET search_path TO DEFAULT; RESET search_path; RESET ALL").unwrap().loses, None);
+    let lost = front.lost(Loss::All).unwrap();
+    assert_eq!(shown(&lost.describe("TABLE a").unwrap().action), ["Select ?"]);
+    assert!(lost.lost(Loss::All).is_none() && lost.lost(Loss::Relations).is_none());
+    assert!(front.lost(Loss::Relations).unwrap().lost(Loss::All).is_some());
+}
+
+#[test]
+fn settings_that_change_how_texts_are_read_are_refused_whatever_policy_says() {
+    for text in [
+        "SET client_encoding = 'SJIS'",
+        "SET NAMES 'latin1'",
+        "SET LOCAL standard_conforming_strings = off",
+        "SELECT set_config('Standard_Conforming_Strings', 'off', false)",
+        "SELECT pg_catalog.set_config('client_encoding', 'SJIS', false)",
+        "SELECT set_config($1, 'off', false)",
+        "SELECT set_config(name, 'off', false) FROM pg_settings WHERE name = 'standard_conforming_strings'",
+        "SELECT set_config(name, 'off', false) FROM pg_settings WHERE name = 'jit' OR true",
+        "SELECT set_config(name, 'off', false) FROM pg_settings, a WHERE name = 'jit'",
+        "SELECT (SELECT set_config(name, 'off', false) FROM a) FROM pg_settings WHERE name = 'jit'",
+        "SELECT (SELECT 1 FROM a WHERE set_config(name, 'off', false) = '') FROM pg_settings WHERE name = 'jit'",
+        "WITH pg_settings AS (SELECT x AS name) SELECT set_config(name, 'a', false) FROM pg_settings WHERE name = 'jit'",
+        "SELECT set_config('client' || '_encoding', 'SJIS', false)",
+        "SELECT set_config(setting_name => 'client_encoding', new_value => 'SJIS', is_local => false)",
+    ] {
+        assert!(front().describe(text).unwrap_err().cause.contains("client_encoding is UTF8"), "{text}");
+    }
+}
+
+#[test]
+fn an_operator_that_is_not_built_in_runs_a_function() {
+    claims(&[
+        ("SELECT a.x @@@@ 1 FROM a", &["Select public.a", "Select fn:public.@@@@"]),
+        ("SELECT 1 OPERATOR(pg_catalog.@@@@) 1", &["Select fn:pg_catalog.@@@@"]),
+        ("SELECT x FROM a ORDER BY x USING <<<", &["Select public.a", "Select fn:public.<<<"]),
+        ("SELECT 1 <=> ANY (SELECT 1)", &["Select fn:public.<=>"]),
+        (
+            "SELECT 1 + 2, 'a' || 'b', x LIKE 'y', x NOT ILIKE 'z', x SIMILAR TO 'q', x BETWEEN 1 AND 2, \
+             x NOT BETWEEN SYMMETRIC 1 AND 2, x IN (1, 2), NULLIF(1, 2), x IS DISTINCT FROM 1, -1, x ->> 'k' FROM a",
+            &["Select public.a"],
+        ),
+    ]);
+}
+
+#[test]
+fn what_is_explained_declares_nothing() {
+    claims(&[
+        ("EXPLAIN DECLARE c CURSOR FOR SELECT 1; FETCH c", &["Select", "Execute ?"]),
+        ("DECLARE c CURSOR FOR SELECT 1; EXPLAIN DECLARE c CURSOR FOR SELECT 2; FETCH c", &["Select", "Session"]),
     ]);
 }
 
@@ -499,6 +586,10 @@ fn definitions_name_every_table_they_speak_of() {
         ("GRANT SELECT ON ALL TABLES IN SCHEMA s TO r", &["Grant ?"]),
         ("GRANT admin TO r", &["Grant ?"]),
         ("LOCK TABLE a, s.b IN EXCLUSIVE MODE", &["Lock public.a", "Lock s.b"]),
+        (
+            "LOCK a IN ACCESS SHARE MODE; LOCK b IN ROW SHARE MODE; LOCK c",
+            &["Select public.a", "Lock public.b", "Lock public.c"],
+        ),
         ("VACUUM", &["Vacuum ?"]),
         ("VACUUM (FULL, ANALYZE) a", &["Vacuum public.a"]),
         ("ANALYZE s.a (x)", &["Analyze s.a"]),

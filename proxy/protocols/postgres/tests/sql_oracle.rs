@@ -37,6 +37,7 @@ const SCHEMA: &str = "
     CREATE FUNCTION evil_rows() RETURNS SETOF int LANGUAGE plpgsql AS 'BEGIN RETURN QUERY SELECT id FROM public.secret; END';
     CREATE FUNCTION evil_operator(int, int) RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM public.secret); END';
     CREATE OPERATOR s.@@@ (leftarg = int, rightarg = int, function = evil_operator);
+    CREATE OPERATOR public.@@@@ (leftarg = int, rightarg = int, function = evil_operator);
     CREATE PROCEDURE evil_procedure() LANGUAGE plpgsql AS 'BEGIN PERFORM count(*) FROM public.secret; END';
     CREATE FUNCTION trigger_function() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 ";
@@ -212,6 +213,8 @@ const STATEMENTS: &[&str] = &[
     "SELECT * FROM evil_rows()",
     "SELECT * FROM a, LATERAL evil(a.x) k",
     "SELECT 1 OPERATOR(s.@@@) 2",
+    "SELECT 1 @@@@ 2",
+    "SELECT id @@@@ x FROM a",
     "CALL evil_procedure()",
     "INSERT INTO a VALUES (evil() + 20)",
     "CREATE TABLE n (k int DEFAULT 1); INSERT INTO n VALUES (evil())",
@@ -330,6 +333,10 @@ async fn the_lists_of_the_catalog_are_the_servers() {
     let mut ours: Vec<_> = include_str!("../src/sql/catalog/functions.txt").lines().map(str::to_owned).collect();
     ours.sort();
     assert_eq!(functions, ours);
+    let operators = "SELECT oprname FROM (SELECT DISTINCT oprname FROM pg_operator
+        WHERE oprnamespace = 'pg_catalog'::regnamespace) o ORDER BY oprname COLLATE \"C\"";
+    let operators = column(server.exec_sql(operators).await.unwrap());
+    assert_eq!(operators, include_str!("../src/sql/catalog/operators.txt").lines().collect::<Vec<_>>());
     let relations = "SELECT relname FROM pg_class WHERE relnamespace = 'pg_catalog'::regnamespace
         AND relkind IN ('r', 'v') ORDER BY relname COLLATE \"C\"";
     let relations = column(server.exec_sql(relations).await.unwrap());

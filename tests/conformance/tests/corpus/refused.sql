@@ -368,7 +368,6 @@ set escape_string_warning = off
 set client_encoding = 'SJIS'
 set names 'latin1'
 reset client_encoding
-set row_security = off
 set session_replication_role = replica
 set transform_null_equals = on
 set quote_all_identifiers = on
@@ -452,6 +451,322 @@ revoke all on orders from postgres
 reassign owned by postgres to postgres
 comment on table secrets is 'x'
 security label on table secrets is 'x'
+-- names in other spellings: escapes of identifiers and strings, nested comments, quotes, whole names
+select * from U&"secr\0065ts"
+select * from public.U&"\0073\0065\0063\0072\0065\0074\0073"
+select * from U&"pub\006Cic".U&"secret\0073"
+SeLeCt VALUE fRoM SECRETS
+select * from orders /* /* */ , secrets */ , secrets
+select * from /**/secrets/**/
+select * from--
+select U&"pg\005Fread_file"('/etc/passwd')
+select pg_catalog."pg_read_file"('/etc/passwd')
+select E'\x73elect' from secrets
+select $x$ $y$ $x$, value from secrets where $q$'$q$ <> value
+select 'a' || E'\\' || value from secrets
+select n'x', value from secrets
+-- operators: of another schema, of nobody's, by every construct that names one
+select 1 operator(evil.=) 1
+select id from orders where note operator(public.~~~) 'x'
+select id from orders where id @@@@ 1
+select id from orders order by id using @@@@
+select id from orders where id @@@@ any (array[1, 2])
+select id from orders where id @@@@ all (select 1)
+select @@@@ id from orders
+select 1 operator("public".@@@@) 1
+-- casts, and functions that take names
+select 'secrets'::regclass::oid::text, (table secrets)
+select ('secrets'::regclass, pg_ls_dir('.'))
+select cast(row(pg_read_file('/etc/passwd')) as text)
+select pg_get_expr(pg_read_file('x')::pg_node_tree, 0)
+select json_populate_record(null::secrets, (select row_to_json(s) from secrets s))
+select * from json_to_recordset((select json_agg(s) from secrets s)) as x(id int)
+select jsonb_path_query((select to_jsonb(s) from secrets s), '$.value')
+select xpath('//text()', query_to_xml('table secrets', true, true, ''))
+select table_to_xml_and_xmlschema('secrets'::regclass, true, true, '')
+select schema_to_xml_and_xmlschema('public', true, true, '')
+select cursor_to_xmlschema('c', true, true, '')
+select database_to_xmlschema(true, true, '')
+select * from xmltable(xmlnamespaces('x' as y), '/x' passing query_to_xml('table secrets', true, true, '') columns a text path 'a')
+select xmlparse(document pg_read_file('/etc/passwd'))
+select xmlpi(name x, (select value from secrets))
+select xmlroot((select xmlelement(name a, value) from secrets), version '1.0')
+select pg_file_write('/tmp/sallyport-bypass', 'x', false)
+select pg_catalog.pg_file_read('/etc/passwd', 0, 10)
+select pg_ls_logdir()
+select pg_ls_tmpdir()
+select pg_ls_archive_statusdir()
+select pg_ls_replslotdir('x')
+select pg_ls_logicalmapdir()
+select * from pg_get_wal_stats('0/0', '0/1')
+select get_raw_page('secrets', 0)
+select * from heap_page_items(get_raw_page('secrets', 0))
+select * from pg_logical_slot_get_changes('s', null, null)
+select * from pg_logical_slot_peek_binary_changes('s', null, null)
+select pg_replication_slot_advance('s', '0/0')
+select pg_replication_origin_create('x')
+select pg_copy_logical_replication_slot('a', 'b')
+select pg_sequence_last_value('orders_id_seq')
+select currval('orders_id_seq')
+select pg_try_advisory_xact_lock(1)
+select pg_advisory_unlock(1)
+select setseed(0.1)
+select pg_stat_reset_shared('wal')
+select pg_stat_get_backend_activity(1)
+select pg_stat_statements_reset()
+select * from dblink('dbname=postgres', 'table secrets') as t(a int, b text)
+select dblink_exec('dbname=postgres', 'drop table secrets')
+select dblink_connect_u('x')
+select * from crosstab('table secrets') as t(a int, b text)
+select * from ts_stat($$ select to_tsvector(value) from secrets $$, 'a')
+select pg_stat_file('postgresql.conf', true)
+select pg_relation_check_pages('secrets', 'main')
+select pg_size_pretty(lo_import('/etc/passwd')::bigint)
+select inet_server_port(), pg_read_file('/etc/passwd')
+select lo_creat(-1)
+select lo_truncate(lo_open(1, 131072), 0)
+select lo_open(16384, x'40000'::int)
+select txid_current()
+select pg_current_xact_id()
+-- values of data in catalogs
+select most_common_vals from pg_stats where tablename = 'secrets'
+select histogram_bounds::text from pg_catalog.pg_stats
+select stavalues1 from pg_statistic
+select * from pg_stats_ext
+select * from pg_stats_ext_exprs
+select stxdmcv from pg_statistic_ext_data
+select * from pg_mcv_list_items((select stxdmcv from pg_statistic_ext_data limit 1))
+select query from pg_stat_activity
+select query from pg_catalog.pg_stat_activity where pid <> pg_backend_pid()
+select * from pg_stat_statements
+select statement from pg_prepared_statements
+select statement from pg_cursors
+select data from pg_largeobject
+select subconninfo from pg_subscription
+select * from pg_db_role_setting
+select * from pg_user_mappings
+select srvoptions from pg_foreign_server
+select * from information_schema.user_mapping_options
+select * from information_schema._pg_user_mappings
+select * from information_schema.foreign_server_options
+select * from information_schema._pg_foreign_servers
+select * from pg_stat_replication
+select * from pg_replication_slots
+select * from pg_prepared_xacts
+select * from pg_stat_wal_receiver
+select * from pg_file_settings
+select * from pg_ident_file_mappings
+select * from pg_backend_memory_contexts
+select chunk_data from pg_toast.pg_toast_1262
+select * from pg_temp_3.orders
+select * from pg_toast_temp_3.x
+-- more ways to run what was not said
+explain analyze select touch()
+explain (analyze) values (touch())
+explain (analyze, verbose) execute p (touch())
+explain analyze refresh materialized view v
+explain analyze create materialized view v as select touch()
+explain declare c cursor for select 1; fetch all from c
+explain (analyze) declare c cursor for select 1; fetch all from c
+explain declare c cursor with hold for select 1; move all in c
+create table x as execute p (touch())
+prepare p (int) as select $1; execute p (touch())
+prepare p (int) as select $1; execute p ((select id from secrets))
+begin; declare c cursor for select 1; rollback to s; fetch c
+begin; declare c cursor for select 1; commit; fetch c
+declare c cursor for select touch()
+copy (select touch()) to stdout
+copy orders from stdin where touch() = 1
+copy (select id from orders) to program 'cat'
+copy (explain analyze delete from orders) to stdout
+copy orders (id, note) from program 'curl x' with (format csv)
+values (pg_read_file('/etc/passwd'))
+select id from orders group by rollup (touch())
+select id from orders window w as (order by touch())
+select count(*) filter (where touch() = 1) from orders
+select id from orders fetch first (select touch()) rows only
+select id from orders where (id, 1) in (select touch(), 1)
+select id from orders tablesample bernoulli (touch())
+select id from orders, lateral touch() t
+select id from orders left join lateral (select touch()) t on true
+select (touch()).* from orders
+select array[touch()], row(touch()), (array[1])[touch()]
+select case touch() when 1 then 1 end
+select coalesce(null, touch()), nullif(touch(), 1), greatest(touch(), 1)
+select xmlelement(name a, xmlattributes(touch() as b))
+select xmlforest(touch() as a), xmlconcat(xmlelement(name a, touch()))
+select extract(epoch from (select now() where touch() = 1))
+select json_object_agg(touch(), 1)
+with x as (select touch()) select 1
+with x as not materialized (select touch() as t) select t from x
+with recursive x as (select touch() union all select 1 from x) cycle t set a using b select 1
+insert into orders (note) select touch()::text
+insert into orders (id, note) values (1, 'x') on conflict (id) do update set note = touch()::text
+insert into orders (id) values (1) on conflict ((touch())) do nothing
+insert into orders (note) values ('x') returning touch()
+update orders set note = 'x' from touch() t where id = 1
+update orders set (note, amount) = row(touch(), 1) where id = 1
+delete from orders using touch() t where id = 1
+merge into orders o using (select touch() as id) s on o.id = s.id when matched then delete
+merge into orders o using (select 1 as id) s on o.id = s.id when not matched and touch() = 1 then insert (note) values ('x')
+-- roles, settings and sessions in other spellings
+set local role postgres
+set session role postgres
+set local session authorization postgres
+set session session authorization default
+set "role" to 'postgres'
+set ROLE to default
+set local "search_path" to evil
+set pg_catalog.search_path = evil
+set search_path = pg_temp, public
+set Session_Authorization = postgres
+set plpgsql.variable_conflict = use_column
+set createrole_self_grant = 'set'
+set default_table_access_method = 'x'
+set default_transaction_isolation = 'serializable'
+set transaction_read_only = off
+set transaction snapshot '00000003-0000001B-1'
+set is_superuser = on
+set session_replication_role to 'local'
+set allow_system_table_mods = on
+set ignore_system_indexes = on
+set zero_damaged_pages = on
+set lo_compat_privileges = on
+set backtrace_functions = 'x'
+set debug_print_parse = on
+set log_min_messages = panic
+set log_min_duration_statement = -1
+set track_activities = off
+set event_triggers = off
+set gin_fuzzy_search_limit = 1
+set xmlbinary = hex
+set xmloption = document
+set default_text_search_config = 'evil.x'
+set max_parallel_workers_per_gather = 100
+set maintenance_work_mem = '10GB'
+set temp_buffers = '10GB'
+set hash_mem_multiplier = 1000
+set vacuum_cost_delay = 0
+set parallel_setup_cost = 0
+select set_config('session_authorization', 'postgres', true)
+select set_config(setting_name => 'search_path', new_value => 'evil', is_local => false)
+select set_config((select 'search_path'), 'evil', false)
+select set_config('search' || '_path', 'evil', false)
+select set_config(name, 'evil', false) from (values ('search_path')) v (name)
+select set_config('application_name', (select value from secrets), false)
+select set_config('application_name', touch()::text, false)
+select set_config(E'search\x5fpath', 'evil', false)
+select pg_catalog.set_config('standard_conforming_strings', 'off', false)
+select id from orders where set_config('log_statement', 'off', false) is not null
+insert into orders (note) values (set_config('role', 'postgres', false))
+alter role current_user set role postgres
+alter role postgres in database postgres set search_path = evil
+alter role postgres reset all
+alter user current_user nosuperuser
+alter group x add user postgres
+set constraints all immediate; select touch()
+-- definitions in other spellings
+create temp sequence s
+create temp table x (id int default touch())
+create table x (id int generated always as (touch()) stored)
+create table x (id int, exclude using gist (touch() with =))
+create table x partition of orders for values from (touch()) to (5)
+create global temporary table x (id int)
+create unlogged table x as select * from orders
+create foreign table x (id int) server s
+create table x of pair
+create type x as range (subtype = int, canonical = touch)
+create domain x as text default touch()::text
+create function pg_temp.f() returns int language sql as 'table secrets'
+create function pg_temp.lower(text) returns text language sql as 'select $1'
+create or replace procedure pg_temp.p() begin atomic delete from secrets; end
+create access method x type table handler heap_tableam_handler
+create transform for int language sql (from sql with function touch())
+create operator class x for type int using btree as function 1 touch()
+create text search dictionary x (template = thesaurus, dictfile = '/etc/passwd', dictionary = simple)
+create text search parser x (start = touch, gettoken = touch, end = touch, lextypes = touch)
+create conversion x for 'UTF8' to 'LATIN1' from touch
+create constraint trigger t after insert on orders for each row execute function touch()
+create or replace rule "_RETURN" as on select to orders do instead select * from secrets
+create user mapping for postgres server s options (password 'x')
+alter table orders attach partition secrets default
+alter table orders detach partition secrets
+alter table orders alter note set default touch()
+alter table orders alter note type text using (select value from secrets)
+alter table orders add constraint c check (touch() = 1) not valid
+alter table orders add generated column x int
+alter table orders replica identity full
+alter table orders owner to evil
+alter table orders no force row level security
+alter table all in tablespace pg_default set tablespace x
+alter view order_totals owner to evil
+alter materialized view v set schema evil
+alter foreign data wrapper x options (add a 'b')
+alter server s options (set host 'x')
+alter user mapping for postgres server s options (set password 'x')
+alter event trigger e disable
+alter extension plpgsql update
+alter extension plpgsql add function touch()
+alter publication p add table secrets
+alter subscription s disable
+alter procedure f() security definer
+alter routine touch() reset all
+alter operator + (int, int) owner to postgres
+alter operator family integer_ops using btree add function 1 (int, int) touch()
+alter domain d add check (touch() = 1)
+alter policy p on orders using (touch() = 1)
+alter trigger t on orders rename to u
+alter statistics st set statistics 1
+alter sequence orders_id_seq owned by secrets.id
+alter large object 1 owner to postgres
+alter system set archive_command = 'id'
+alter database postgres rename to x
+alter tablespace pg_default rename to x
+drop trigger t on orders
+drop rule r on orders
+drop policy p on orders
+drop index orders_pkey
+drop sequence orders_id_seq cascade
+drop cast (text as int)
+drop operator + (int, int)
+drop extension plpgsql
+drop publication if exists p
+drop subscription if exists s
+drop server if exists s cascade
+drop user mapping if exists for postgres server s
+drop event trigger if exists e
+drop tablespace if exists t
+drop role if exists evil
+grant usage on foreign server s to public
+grant set on parameter log_statement to postgres
+grant execute on function touch() to public
+grant all on large object 1 to public
+revoke all on database postgres from public
+comment on column secrets.value is 'x'
+comment on function touch() is 'x'
+comment on index orders_pkey is 'x'
+lock orders, secrets in share mode nowait
+select * from orders, customers for update of orders
+select * from (select * from customers for share) x
+with x as (select * from customers for update) select * from x
+listen "secrets"; unlisten secrets
+notify orders
+reindex index orders_pkey
+reindex (concurrently) schema public
+cluster orders using orders_pkey
+analyze
+vacuum (analyze) orders
+declare c scroll cursor with hold for update secrets set value = 'x' returning *
+import foreign schema x limit to (secrets) from server s into public
+prepare transaction 'evil'
+call public.touch()
+call pg_catalog.pg_sleep(0)
+do 'begin end'
+load '/tmp/x.so'
+discard all; select 1
+begin; set local role postgres; commit
+start transaction; table secrets; end
+savepoint s; delete from orders; release s
 -- the rest
 lock table orders
 lock table secrets in access exclusive mode

@@ -15,6 +15,7 @@ use crate::codec::backend::{self, ERROR_PEEK, Frame, Kind, Status};
 use crate::codec::frontend::Space;
 use crate::codec::{CodecError, HEADER};
 use crate::mask::{LONGEST_DESCRIPTION, LONGEST_ROW, LONGEST_TEXTS};
+use crate::sql::Loss;
 
 /// The code in the record of a command that the target skipped after an error before it.
 pub(super) const SKIPPED: &str = "skipped";
@@ -252,6 +253,14 @@ impl Conversation {
         }
     }
 
+    /// Whether texts are judged as they must be under this search path.
+    fn follows(&self, path: &[u8]) -> bool {
+        let path = String::from_utf8_lossy(path);
+        let schemas: Vec<_> = path.split(',').map(|schema| schema.trim().trim_matches('"')).collect();
+        let empty = schemas == [""] && self.front.lost(Loss::Relations).is_none();
+        empty || self.front.lost(Loss::All).is_none() || self.front.names().holds(&schemas)
+    }
+
     /// How much of a message must have come before it is looked at.
     fn needed(&self, frame: Frame) -> Result<usize, Fault> {
         let whole = |limit: usize| match frame.total {
@@ -283,7 +292,9 @@ impl Conversation {
     fn pinned_holds(&self, body: &[u8]) -> Result<(), Fault> {
         let (name, value) = backend::parameter_status(body).map_err(fault)?;
         let changed = self.pinned.iter().any(|(pinned, wanted)| pinned == name && wanted != value);
-        if changed {
+        // A path that policy let the session set is followed; servers from 18 on report it.
+        let followed = *name == b"search_path"[..] && self.follows(value);
+        if changed && !followed {
             let name = String::from_utf8_lossy(name);
             return Err(Fault::upstream(
                 format!("{name} changed, under which this session's commands are judged"),

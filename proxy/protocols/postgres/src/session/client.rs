@@ -268,10 +268,7 @@ impl Conversation {
         let raw = input.split_to(frame.total).freeze();
         let what = self.read(frame.kind, &raw).map_err(fault)?;
         let refined = match &what {
-            What::Query(Ok(described)) if speaks_of_names(described) => {
-                let text = frontend::query(raw.get(HEADER..).unwrap_or_default()).map_err(fault)?;
-                self.refined_query(&String::from_utf8_lossy(text), described)
-            }
+            What::Query(Ok(described)) if speaks_of_names(described) => self.refined_query(described),
             What::Parse(Ok(statement)) => self.refined(std::slice::from_ref(statement)),
             What::Bind(Ok(portal)) | What::Execute(Ok(portal)) => self.refined(portal.meaning.statements()),
             _ => None,
@@ -283,7 +280,13 @@ impl Conversation {
     fn read(&self, kind: Kind, raw: &Bytes) -> Result<What, CodecError> {
         let body = raw.get(HEADER..).unwrap_or_default();
         Ok(match kind {
-            Kind::Query => What::Query(self.understand(frontend::query(body)?)),
+            Kind::Query => {
+                let understood = self.understand(frontend::query(body)?);
+                What::Query(understood.and_then(|described| {
+                    self.nothing_is_named_behind(&described)?;
+                    Ok(described)
+                }))
+            }
             Kind::Parse => {
                 let parse = frontend::parse(body)?;
                 What::Parse(self.statement(parse.name, parse.text))
@@ -295,11 +298,13 @@ impl Conversation {
             Kind::Execute => {
                 let name = frontend::execute(body)?;
                 let known = self.portals.meaning(name, self.segment);
-                What::Execute(
-                    known.ok_or_else(|| {
-                        Own::new("34000", format!("no portal of the name {:?} is known here", lossy(name)))
-                    }),
-                )
+                let unknown = || Own::new("34000", format!("no portal of the name {:?} is known here", lossy(name)));
+                What::Execute(known.ok_or_else(unknown).and_then(|portal| {
+                    for statement in portal.meaning.statements() {
+                        self.nothing_is_named_behind(&statement.described)?;
+                    }
+                    Ok(portal)
+                }))
             }
             Kind::FunctionCall => What::FunctionCall,
             Kind::Describe => frontend::named("Describe", body).map(|_| What::Plain(kind))?,
@@ -443,6 +448,9 @@ impl Conversation {
                     entry.names = gives_names(described);
                     entry.effect = self.note_names(&command.text(), described, NO_SEGMENT);
                 }
+                if let Some(loss) = described.loses {
+                    self.lose_names(loss);
+                }
                 entry
             }
             What::Parse(Ok(statement)) => {
@@ -468,6 +476,9 @@ impl Conversation {
                     entry.names |= gives_names(&statement.described);
                     let effect = self.note_names(&statement.text, &statement.described, sure);
                     entry.effect = effect.filter(|_| sure != NO_SEGMENT);
+                }
+                if let Some(loss) = portal.meaning.statements().iter().filter_map(|known| known.described.loses).max() {
+                    self.lose_names(loss);
                 }
                 entry
             }

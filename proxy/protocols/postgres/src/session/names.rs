@@ -75,6 +75,28 @@ impl Meaning {
         }
     }
 
+    /// The same statements as `front` understands them.
+    pub(super) fn reread(&self, front: &sql::Front) -> Self {
+        let reread = |statement: &Arc<Statement>| {
+            let Statement { text, described } = &**statement;
+            let kind = described.kinds.first().cloned().unwrap_or(sql::StatementKind::Other);
+            // Of a PREPARE its text is kept; what it does when it runs is in there.
+            let action =
+                front.describe(text).map_or_else(|_| Action::opaque("Other"), |described| described.action.clone());
+            let described = sql::Described {
+                action: action.clone(),
+                statements: 1,
+                kinds: vec![kind],
+                actions: vec![action],
+                loses: described.loses,
+            };
+            Arc::new(Statement { text: text.clone(), described: Arc::new(described) })
+        };
+        let statements: Vec<_> = self.statements().iter().map(reread).collect();
+        let meanings: Vec<_> = statements.into_iter().map(Self::One).collect();
+        Self::union(meanings.iter()).unwrap_or_else(|| self.clone())
+    }
+
     /// The meaning that holds all of `meanings`; `None` when there are none.
     fn union<'a>(mut meanings: impl Iterator<Item = &'a Self>) -> Option<Self> {
         let first = meanings.next()?;
@@ -215,6 +237,13 @@ impl<V: Value> Names<V> {
             !candidates.is_empty()
         });
         self.bytes = self.named.values().flatten().map(Candidate::weight).sum();
+    }
+
+    /// Replaces every value with what it has become.
+    pub(crate) fn reread(&mut self, reread: impl Fn(&V) -> V) {
+        for candidate in self.named.values_mut().chain([&mut self.unnamed]).flatten() {
+            candidate.value = candidate.value.as_ref().map(&reread);
+        }
     }
 
     /// Whether no name stands for anything.

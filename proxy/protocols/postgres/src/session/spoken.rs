@@ -11,7 +11,7 @@ use super::client::Own;
 use super::names::{LONGEST_NAME, Meaning, NO_SEGMENT, Portal, Statement};
 use super::{Conversation, Effect};
 use crate::codec::frontend::Space;
-use crate::sql::{Described, StatementKind};
+use crate::sql::{Described, Loss, StatementKind};
 
 /// What a statement does to a name.
 enum Naming<'a> {
@@ -26,17 +26,17 @@ impl Conversation {
         if !statements.iter().any(|statement| statement.described.kinds.iter().any(runs_a_name)) {
             return None;
         }
-        let refined = statements.iter().map(|statement| self.refined_text(&statement.text, &statement.described));
+        let refined = statements.iter().map(|statement| self.refined_text(&statement.described));
         let (operations, fields): (Vec<_>, Vec<_>) = refined.map(|action| (action.operations, action.fields)).unzip();
         Some(Action { operations: operations.concat(), fields: Fields::of_all(&fields) })
     }
 
     /// The same for one text.
-    pub(super) fn refined_query(&self, text: &str, described: &Described) -> Option<Action> {
-        described.kinds.iter().any(runs_a_name).then(|| self.refined_text(text, described))
+    pub(super) fn refined_query(&self, described: &Described) -> Option<Action> {
+        described.kinds.iter().any(runs_a_name).then(|| self.refined_text(described))
     }
 
-    fn refined_text(&self, text: &str, described: &Described) -> Action {
+    fn refined_text(&self, described: &Described) -> Action {
         let mut operations: Vec<Operation> = Vec::new();
         let mut fields = Vec::new();
         for (kind, action) in described.kinds.iter().zip(&described.actions) {
@@ -44,10 +44,7 @@ impl Conversation {
                 StatementKind::Fetch(name) => {
                     self.portals.meaning(name.as_bytes(), self.segment).map(|portal| portal.meaning)
                 }
-                // Arguments could hide something unknown behind the same operation.
-                StatementKind::Execute(name) if !text.contains('(') => {
-                    self.statements.meaning(name.as_bytes(), self.segment)
-                }
+                StatementKind::Execute(name) => self.statements.meaning(name.as_bytes(), self.segment),
                 _ => None,
             };
             fields.push(action.fields.clone());
@@ -84,6 +81,25 @@ impl Conversation {
         Ok(())
     }
 
+    /// Refuses EXECUTE of what itself gives, takes or runs a name: a Parse may hold a DECLARE, which SQL could then run
+    /// without anybody here seeing that the cursor's name stands for something else from there on. A SET of
+    /// `search_path` behind an EXECUTE is as hidden.
+    pub(super) fn nothing_is_named_behind(&self, described: &Described) -> Result<(), Own> {
+        for kind in &described.kinds {
+            let StatementKind::Execute(name) = kind else { continue };
+            let meaning = self.statements.meaning(name.as_bytes(), self.segment);
+            let loses = |described: &Described| described.loses.is_some_and(|loss| self.front.lost(loss).is_some());
+            let hides = |described: &Described| speaks_of_names(described) || loses(described);
+            if meaning.iter().flat_map(Meaning::statements).any(|statement| hides(&statement.described)) {
+                return Err(Own::new(
+                    "0A000",
+                    "EXECUTE of what sets search_path, declares, closes, prepares or executes is refused: send it itself",
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Notes the names that a text, which goes upstream, gives and takes away. Gives the effect that hangs on
     /// the text's own success, where it is a single statement.
     pub(super) fn note_names(&mut self, text: &str, described: &Described, segment: u64) -> Option<Effect> {
@@ -104,6 +120,7 @@ impl Conversation {
                     statements: 1,
                     kinds: vec![StatementKind::Other],
                     actions: vec![action.clone()],
+                    loses: described.loses,
                 };
                 Meaning::One(Arc::new(Statement { text: text.into(), described: Arc::new(described) }))
             });
@@ -119,6 +136,14 @@ impl Conversation {
             }
         }
         effect
+    }
+
+    /// What was sent last may change what names mean: so do the statements that are prepared, for the server reads them
+    /// anew under another search path. Portals and cursors go on with what they were opened for.
+    pub(super) fn lose_names(&mut self, loss: Loss) {
+        let Some(lost) = self.front.lost(loss).map(Arc::clone) else { return };
+        self.statements.reread(|meaning| meaning.reread(&lost));
+        self.front = lost;
     }
 
     /// The head of the queue, of this tag, forgot every prepared statement. Nothing is concluded where

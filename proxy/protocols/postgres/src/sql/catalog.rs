@@ -1,6 +1,6 @@
 //! What is known beforehand of the schema `pg_catalog`: its relations, and which of its functions are harmless.
 //!
-//! Owns the two lists in `catalog/`; `functions.sql` there made the list of functions from a server's `pg_proc`
+//! Owns the lists in `catalog/`; `functions.sql` there made the list of functions from a server's `pg_proc`
 //! and says which classes of functions it leaves out. Touches nothing. Invariant: a name that is not listed is
 //! never taken for harmless.
 
@@ -38,6 +38,13 @@ static RELATIONS: LazyLock<Vec<&str>> = LazyLock::new(|| {
     let mut relations: Vec<_> = include_str!("catalog/relations.txt").lines().collect();
     relations.sort_unstable();
     relations
+});
+
+/// Operators. What stands behind each computes from its arguments.
+static OPERATORS: LazyLock<Vec<&str>> = LazyLock::new(|| {
+    let mut operators: Vec<_> = include_str!("catalog/operators.txt").lines().collect();
+    operators.sort_unstable();
+    operators
 });
 
 /// Functions of `information_schema` that drivers call to describe a table; each computes from its arguments.
@@ -95,6 +102,11 @@ pub(super) fn is_relation(name: &str) -> bool {
     RELATIONS.binary_search(&name).is_ok()
 }
 
+/// Whether `pg_catalog` has an operator of that name.
+pub(super) fn is_operator(name: &str) -> bool {
+    OPERATORS.binary_search(&name).is_ok()
+}
+
 /// Whether that is a column of what some harmless function returns.
 pub(super) fn is_field(name: &str) -> bool {
     FIELDS.binary_search(&name).is_ok()
@@ -144,7 +156,7 @@ mod tests {
             "currtid2",
             "pg_stat_get_activity",
             "pg_stat_reset",
-            "pg_show_all_settings",
+            "pg_show_all_file_settings",
             "pg_hba_file_rules",
             "binary_upgrade_set_record_init_privs",
             "dblink",
@@ -171,6 +183,8 @@ mod tests {
             "obj_description",
             "current_setting",
             "version",
+            // The rows of pg_settings: what pgAdmin asks first.
+            "pg_show_all_settings",
             "pg_backend_pid",
             "generate_series",
             "json_agg",

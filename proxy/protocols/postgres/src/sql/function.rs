@@ -14,7 +14,6 @@ use pg_query::protobuf::node::Node as N;
 use sallyport_policy::Operation;
 
 use super::catalog::{self, FunctionClass};
-use super::settings::sets_harmless;
 use super::walk::{Visit, Walker, names_of, text};
 
 /// What was read as `qualifier.name`, and which qualifiers are functions' results: only the end of a statement
@@ -49,10 +48,11 @@ impl Walker<'_> {
         }
     }
 
-    /// An operator's name. Built-in ones are not followed; one of another schema runs its function.
+    /// An operator's name. Built-in ones are harmless; any other runs its function, which nobody has to have listed:
+    /// it is judged as a function of the operator's name.
     fn operator(&mut self, name: &[pb::Node]) {
         match names_of(name) {
-            Some(("" | "pg_catalog", _)) => {}
+            Some((schema @ ("" | "pg_catalog"), name)) if catalog::is_operator(name) && self.names.finds(schema) => {}
             _ => self.runs(self.verb, name),
         }
     }
@@ -60,7 +60,7 @@ impl Walker<'_> {
 
 impl Visit for pb::FuncCall {
     fn visit(&self, walker: &mut Walker<'_>) {
-        if sets_harmless(self) {
+        if walker.sets_harmless(self) {
             walker.add(Operation::bare("Session"));
         } else {
             walker.runs(walker.verb, &self.funcname);
@@ -98,8 +98,13 @@ pub(super) trait VisitArguments {
 
 impl Visit for pb::AExpr {
     fn visit(&self, walker: &mut Walker<'_>) {
-        let Self { kind: _, name, lexpr, rexpr, rexpr_list_start: _, rexpr_list_end: _, location: _ } = self;
-        walker.operator(name);
+        let Self { kind, name, lexpr, rexpr, rexpr_list_start: _, rexpr_list_end: _, location: _ } = self;
+        use pb::AExprKind as Kind;
+        match Kind::try_from(*kind) {
+            // Named by its keyword; it compares with built-in operators.
+            Ok(Kind::AexprBetween | Kind::AexprNotBetween | Kind::AexprBetweenSym | Kind::AexprNotBetweenSym) => {}
+            _ => walker.operator(name),
+        }
         lexpr.visit(walker);
         rexpr.visit(walker);
     }

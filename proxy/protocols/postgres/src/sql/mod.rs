@@ -29,7 +29,7 @@ use moka::sync::Cache;
 use sallyport_policy::{Action, Fact, Fields, Object, Operation};
 
 pub use likeness::without_constants;
-pub use names::{NameSettings, NameSettingsError};
+pub use names::{Loss, NameSettings, NameSettingsError};
 use walk::{Surrender, Walker};
 
 /// A longer text is refused before it is read.
@@ -50,6 +50,9 @@ static PARSER: Mutex<()> = Mutex::new(());
 pub struct Front {
     names: NameSettings,
     cache: Cache<Arc<str>, Arc<Described>>,
+    /// The fronts for sessions that have set a search path of their own, as far as this is not such a one already.
+    empty: Option<Arc<Self>>,
+    lost: Option<Arc<Self>>,
 }
 
 /// What a text does.
@@ -63,6 +66,9 @@ pub struct Described {
     pub kinds: Vec<StatementKind>,
     /// What each does by itself, in the order of `kinds`.
     pub actions: Vec<Action>,
+    /// Once it has run, names without a schema may mean other objects than this front takes them for: from there on
+    /// texts are for [`Front::lost`], and those described before are to be described anew.
+    pub loses: Option<Loss>,
 }
 
 /// What a session must know of a statement, beyond what policy judges.
@@ -120,13 +126,29 @@ impl Front {
     /// A front for upstream sessions that resolve names in this way.
     #[must_use]
     pub fn new(settings: NameSettings) -> Self {
+        let lost = Some(Arc::new(Self::alone(NameSettings::lost(Loss::All))));
+        let empty = Self { lost: lost.clone(), ..Self::alone(NameSettings::lost(Loss::Relations)) };
+        Self { empty: Some(Arc::new(empty)), lost, ..Self::alone(settings) }
+    }
+
+    fn alone(settings: NameSettings) -> Self {
         let weigh =
             |text: &str, described: &Described| u32::try_from(text.len() + described.weight()).unwrap_or(u32::MAX);
         let cache = Cache::builder()
             .max_capacity(CACHE_BYTES)
             .weigher(move |text: &Arc<str>, described: &Arc<Described>| weigh(text, described))
             .build();
-        Self { names: settings, cache }
+        Self { names: settings, cache, empty: None, lost: None }
+    }
+
+    /// The front for a session that has set a search path of its own: a name without a schema is any object at all.
+    /// None where this one knows no more than that.
+    #[must_use]
+    pub const fn lost(&self, loss: Loss) -> Option<&Arc<Self>> {
+        match loss {
+            Loss::Relations => self.empty.as_ref(),
+            Loss::All => self.lost.as_ref(),
+        }
     }
 
     /// What the upstream session's `search_path` must be for the answers to hold.
@@ -165,6 +187,7 @@ impl Front {
             let _alone = PARSER.lock().unwrap_or_else(PoisonError::into_inner);
             pg_query::parse(text, 0).map_err(|error| Refusal::unparsed(&error))?
         };
+        let (empty, lost) = (NameSettings::lost(Loss::Relations), NameSettings::lost(Loss::All));
         let mut walker = Walker::new(&self.names);
         let mut kinds = Vec::new();
         let mut actions = Vec::new();
@@ -177,13 +200,18 @@ impl Front {
                 return Err(Refusal::surrendered(surrender));
             }
             actions.push(Action { operations: walker.take_operations(), fields: walker.take_fields() });
+            if let Some(loss) = walker.loses.filter(|loss| self.lost(*loss).is_some()) {
+                walker.names = if loss == Loss::All { &lost } else { &empty };
+                // The server reads a prepared statement anew when the path has changed.
+                walker.prepared.clear();
+            }
         }
         let statements = kinds.len();
         if kinds.is_empty() {
             kinds.push(StatementKind::Empty);
             actions.push(Action::none());
         }
-        Ok(Described { action: union(&actions), statements, kinds, actions })
+        Ok(Described { action: union(&actions), statements, kinds, actions, loses: walker.loses })
     }
 }
 
@@ -235,6 +263,10 @@ impl Refusal {
     fn surrendered(surrender: Surrender) -> Self {
         match surrender {
             Surrender::TooManyOperations => Self::new("the statement touches too many objects: split it"),
+            Surrender::OtherSyntax => Self::new(
+                "client_encoding is UTF8 and standard_conforming_strings is on behind this proxy, and set_config must \
+                 name its setting",
+            ),
             Surrender::TooDeep => Self::new("the statement is nested too deeply: split it"),
         }
     }

@@ -1,7 +1,8 @@
 //! Names as a statement writes them, turned into every object they could mean.
 //!
 //! Owns the search path of the upstream session. Touches the lists of [`super::catalog`]. Invariant: the candidates
-//! of a name contain the object that the server resolves it to, provided that the session runs with
+//! of a name contain the object that the server resolves it to, or there are none, which stands for any object at
+//! all; provided that the session runs with
 //! [`NameSettings::search_path`] and that nobody can create functions in its schemas whom the administrator does not
 //! trust (`REVOKE CREATE ON SCHEMA public FROM PUBLIC`): PostgreSQL prefers a function of any schema in the path
 //! whose argument types fit better, so `lower(x)` is the harmless one only as long as nobody adds another `lower`.
@@ -18,6 +19,17 @@ const TEMPORARY: &str = "pg_temp";
 pub struct NameSettings {
     /// Without `pg_catalog` and `pg_temp`, which are always first and last.
     schemas: Vec<String>,
+    /// What names without a schema do not tell any more.
+    lost: Option<Loss>,
+}
+
+/// What is not known of names without a schema once a session has set a search path of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Loss {
+    /// Which relation one means: the path is empty, temporary relations come first, functions are `pg_catalog`'s.
+    Relations,
+    /// What any of them means.
+    All,
 }
 
 /// Why a search path was refused.
@@ -70,7 +82,24 @@ impl NameSettings {
                 _ => {}
             }
         }
-        Ok(Self { schemas })
+        Ok(Self { schemas, lost: None })
+    }
+
+    /// What holds once a session has set a search path of its own.
+    pub(super) const fn lost(loss: Loss) -> Self {
+        Self { schemas: Vec::new(), lost: Some(loss) }
+    }
+
+    /// Whether built-in things are found first by a name with that schema, or with none where it is empty.
+    pub(super) const fn finds(&self, schema: &str) -> bool {
+        !matches!(self.lost, Some(Loss::All)) || !schema.is_empty()
+    }
+
+    /// Whether a session may set its path to these schemas and names still mean one of their candidates: what is left
+    /// out is not found any more. Without `pg_temp` at the end temporary objects would come first.
+    pub(crate) fn holds(&self, path: &[&str]) -> bool {
+        let own = |schema: &&str| self.schemas.iter().any(|own| own == schema);
+        path.split_last().is_some_and(|(last, schemas)| *last == TEMPORARY && schemas.iter().all(own))
     }
 
     /// The value that `search_path` must have upstream. `pg_catalog` is searched first without being named;
@@ -86,8 +115,15 @@ impl NameSettings {
         if !schema.is_empty() {
             return vec![qualified(schema, name)];
         }
+        if self.lost == Some(Loss::All) {
+            return Vec::new();
+        }
+        // With an empty path a temporary relation could stand before it: the session's own, and of a built-in's name.
         if catalog::is_relation(name) {
             return vec![qualified(CATALOG, name)];
+        }
+        if self.lost.is_some() {
+            return Vec::new();
         }
         let mut candidates = self.created(name);
         // A server that is newer than the list may have it.
@@ -99,6 +135,9 @@ impl NameSettings {
 
     /// Where a new object of that name could go: the first schema of the path that exists.
     pub(super) fn created(&self, name: &str) -> Vec<QualifiedName> {
+        if self.lost.is_some() {
+            return Vec::new();
+        }
         let schemas = self.schemas.iter();
         let mut candidates: Vec<_> = schemas.map(|schema| qualified(schema, name)).collect();
         if candidates.is_empty() {
@@ -110,6 +149,7 @@ impl NameSettings {
     /// What a call by that name can do. An empty `schema` is none.
     pub(super) fn function(&self, schema: &str, name: &str) -> Callee {
         match (schema, catalog::function(name)) {
+            ("", _) if !self.finds("") => Callee::Runs(Vec::new()),
             ("" | CATALOG, Some(FunctionClass::Harmless)) => Callee::Harmless,
             ("information_schema", _) if catalog::is_harmless_of_information_schema(name) => Callee::Harmless,
             ("", Some(_)) => Callee::Runs(vec![qualified(CATALOG, name)]),
@@ -127,7 +167,7 @@ impl NameSettings {
 
 impl Default for NameSettings {
     fn default() -> Self {
-        Self { schemas: vec!["public".to_owned()] }
+        Self { schemas: vec!["public".to_owned()], lost: None }
     }
 }
 

@@ -238,6 +238,7 @@ impl Visit for pb::SelectStmt {
         let answering = std::mem::take(&mut walker.flow.answering) && into_clause.is_none();
         let place = if into_clause.is_some() { Place::Copied } else { walker.place() };
         let outer_place = walker.move_to(place);
+        let outer_setting = walker.setting.take();
         let outer = walker.enter(with_clause.as_ref());
         into_clause.visit(walker);
         walker.locks = if matches!(inherited, Locks::All) { Locks::All } else { Locks::of(locking_clause) };
@@ -245,6 +246,8 @@ impl Visit for pb::SelectStmt {
         walker.locks = inherited.clone();
         walker.union(answering, larg.as_deref(), rarg.as_deref());
         walker.locks = Locks::None;
+        // In this list alone is the column what the condition says.
+        walker.setting = walker.setting_read_by(self);
         if answering {
             if larg.is_none() {
                 walker.show(target_list);
@@ -253,6 +256,7 @@ impl Visit for pb::SelectStmt {
         } else {
             target_list.visit(walker);
         }
+        walker.setting = None;
         values_lists.visit(walker);
         walker.move_to(Place::Compared);
         // A plain DISTINCT is a list with one absent node.
@@ -266,6 +270,7 @@ impl Visit for pb::SelectStmt {
         limit_count.visit(walker);
         walker.move_to(outer_place);
         walker.leave(outer);
+        walker.setting = outer_setting;
         walker.locks = inherited;
     }
 }

@@ -8,10 +8,12 @@ use pg_query::protobuf::a_const::Val;
 use pg_query::protobuf::node::Node as N;
 use sallyport_policy::{Operation, Usage};
 
-use super::walk::{Visit, Walker};
+use super::names::Loss;
+use super::walk::{Surrender, Visit, Walker};
 
-/// How results are written, how long things may take, and how they are planned.
-const HARMLESS: [&str; 45] = [
+/// How results are written, how long things may take, and how they are planned. `row_security` either filters rows or
+/// fails where it would have to: nobody sees more by it.
+const HARMLESS: [&str; 48] = [
     "application_name",
     "bytea_output",
     "client_min_messages",
@@ -54,20 +56,54 @@ const HARMLESS: [&str; 45] = [
     "lock_timeout",
     "plan_cache_mode",
     "random_page_cost",
+    "restrict_nonsystem_relation_kind",
+    "row_security",
     "seq_page_cost",
     "statement_timeout",
+    "synchronize_seqscans",
     "timezone",
 ];
 
-/// `set_config('name', ...)`, which is SET for a harmless setting. The name must stand there.
-pub(super) fn sets_harmless(call: &pb::FuncCall) -> bool {
-    let called = super::walk::names_of(&call.funcname);
-    let name = call.args.first().map(std::slice::from_ref).and_then(value);
-    matches!(called, Some(("" | "pg_catalog", "set_config")))
-        && name.is_some_and(|name| HARMLESS.binary_search(&name.to_ascii_lowercase().as_str()).is_ok())
-}
-
 impl Walker<'_> {
+    /// `set_config('name', ...)`, which is SET for a harmless setting. The name must stand there. Notes where it may
+    /// change what names mean.
+    pub(super) fn sets_harmless(&mut self, call: &pb::FuncCall) -> bool {
+        let called = super::walk::names_of(&call.funcname);
+        let Some((schema @ ("" | "pg_catalog"), "set_config")) = called else { return false };
+        let argument = |n: usize| call.args.get(n).map(std::slice::from_ref).and_then(value);
+        let read = call.args.first().filter(|first| is_column(first, "name")).and(self.setting.clone());
+        let harmless = match argument(0).map(str::to_ascii_lowercase).or(read).as_deref() {
+            // What pg_dump does: it writes every name whole from there on.
+            Some("search_path") if argument(1).is_some_and(|path| path.trim().is_empty()) => {
+                self.loses(Loss::Relations);
+                true
+            }
+            Some("search_path") => {
+                self.loses(Loss::All);
+                false
+            }
+            Some(name) if HARMLESS.binary_search(&name).is_ok() => true,
+            Some("client_encoding" | "standard_conforming_strings") | None => {
+                self.surrender = Some(Surrender::OtherSyntax);
+                return false;
+            }
+            Some(_) => false,
+        };
+        harmless && self.names.finds(schema)
+    }
+
+    /// The name in `FROM pg_settings WHERE name = '...'`: how pg_dump sets what an older server does not have.
+    pub(super) fn setting_read_by(&self, select: &pb::SelectStmt) -> Option<String> {
+        let [pb::Node { node: Some(N::RangeVar(relation)) }] = select.from_clause.as_slice() else { return None };
+        let Some(pb::Node { node: Some(N::AExpr(condition)) }) = select.where_clause.as_deref() else { return None };
+        let of_settings = relation.relname == "pg_settings" && matches!(&*relation.schemaname, "" | "pg_catalog");
+        let equals = condition.kind == pb::AExprKind::AexprOp as i32
+            && matches!(super::walk::names_of(&condition.name), Some(("", "=")))
+            && condition.lexpr.as_deref().is_some_and(|column| is_column(column, "name"));
+        let name = condition.rexpr.as_deref().map(std::slice::from_ref).and_then(value)?;
+        (of_settings && equals && self.names.finds("") && self.ctes.is_empty()).then(|| name.to_ascii_lowercase())
+    }
+
     pub(super) fn set(&mut self, statement: &pb::VariableSetStmt) {
         let pb::VariableSetStmt { kind, name, args, jumble_args: _, is_local: _, location: _ } = statement;
         // The server looks settings up without regard to case, quoted or not.
@@ -96,6 +132,24 @@ impl Walker<'_> {
             ("standard_conforming_strings", pb::VariableSetKind::VarSetValue) if is_on(args) => {
                 self.add(Operation::bare("Session"));
             }
+            ("client_encoding" | "standard_conforming_strings", pb::VariableSetKind::VarSetValue) => {
+                // Whatever policy says: what a client sends in the same breath is read before the server has answered.
+                self.surrender = Some(Surrender::OtherSyntax);
+            }
+            ("search_path", pb::VariableSetKind::VarSetValue) => {
+                let path: Option<Vec<_>> = args.iter().map(std::slice::from_ref).map(value).collect();
+                match path {
+                    Some(path) if path == [""] => {
+                        self.loses(Loss::Relations);
+                        self.add(Operation::bare("Session"));
+                    }
+                    Some(path) if self.names.holds(&path) => self.add(Operation::bare("Session")),
+                    _ => {
+                        self.loses(Loss::All);
+                        self.other("SetParameter", "search_path", Usage::Write);
+                    }
+                }
+            }
             (
                 name,
                 pb::VariableSetKind::VarSetValue | pb::VariableSetKind::VarSetDefault | pb::VariableSetKind::VarReset,
@@ -118,6 +172,11 @@ impl Walker<'_> {
             }
         }
     }
+}
+
+fn is_column(node: &pb::Node, name: &str) -> bool {
+    let Some(N::ColumnRef(column)) = &node.node else { return false };
+    matches!(column.fields.as_slice(), [field] if super::walk::text(field) == Some(name))
 }
 
 fn value(args: &[pb::Node]) -> Option<&str> {
@@ -144,7 +203,7 @@ mod tests {
     #[test]
     fn the_list_is_sorted_and_holds_nothing_that_changes_meaning() {
         assert!(super::HARMLESS.is_sorted());
-        for name in ["search_path", "role", "row_security", "session_replication_role", "work_mem", "array_nulls"] {
+        for name in ["search_path", "role", "session_replication_role", "work_mem", "array_nulls"] {
             assert!(super::HARMLESS.binary_search(&name).is_err(), "{name}");
         }
     }

@@ -12,6 +12,17 @@ use super::StatementKind;
 use super::function::VisitArguments;
 use super::walk::{Visit, Walker};
 
+fn is_constant(argument: &pb::Node) -> bool {
+    match &argument.node {
+        Some(N::AConst(_)) => true,
+        Some(N::TypeCast(cast)) => cast.arg.as_deref().is_some_and(is_constant),
+        _ => false,
+    }
+}
+
+/// `LOCK TABLE ... IN ACCESS SHARE MODE`, by the server's number.
+const ACCESS_SHARE: i32 = 1;
+
 impl Walker<'_> {
     /// Walks one statement of a text.
     pub(super) fn statement(&mut self, node: &N) -> StatementKind {
@@ -42,7 +53,10 @@ impl Walker<'_> {
             N::TransactionStmt(statement) => return self.transaction(statement),
             N::ExplainStmt(statement) => {
                 let pb::ExplainStmt { query, options } = &**statement;
+                // What is explained is not declared: a FETCH after it reads whatever had that name before.
+                let cursors = self.cursors.clone();
                 self.inner(query.as_deref());
+                self.cursors = cursors;
                 self.flow.explained();
                 options.visit(self);
             }
@@ -60,6 +74,11 @@ impl Walker<'_> {
                     self.add(Operation::bare("Session"));
                 } else {
                     self.unknown("Execute");
+                    // Something unknown in an argument would look like the statement itself, for which a session puts
+                    // what the name stands for.
+                    if !params.iter().all(is_constant) {
+                        self.unknown("Other");
+                    }
                 }
                 params.visit(self);
                 return StatementKind::Execute(name.clone());
@@ -108,11 +127,19 @@ impl Walker<'_> {
                 self.other("Notify", conditionname, Usage::Write);
             }
             N::UnlistenStmt(pb::UnlistenStmt { conditionname: _ }) => self.add(Operation::bare("Session")),
-            N::DoStmt(_) => self.unknown("Do"),
+            N::DoStmt(_) => {
+                // A body may set a search path, and nobody here reads it.
+                self.loses(super::Loss::All);
+                self.unknown("Do");
+            }
             N::CallStmt(statement) => self.call(statement),
-            N::LockStmt(pb::LockStmt { relations, mode: _, nowait: _ }) => {
+            N::LockStmt(pb::LockStmt { relations, mode, nowait: _ }) => {
                 for relation in relations {
                     match &relation.node {
+                        // The lock that every SELECT takes: pg_dump holds it on what it reads.
+                        Some(N::RangeVar(relation)) if *mode == ACCESS_SHARE => {
+                            self.existing("Select", relation, Usage::Read);
+                        }
                         Some(N::RangeVar(relation)) => self.existing("Lock", relation, Usage::Write),
                         _ => self.unknown("Lock"),
                     }

@@ -12,7 +12,7 @@ use pg_query::protobuf as pb;
 use pg_query::protobuf::node::Node as N;
 use sallyport_policy::{Attribute, Fact, Object, ObjectKind, Operation, QualifiedName, Usage};
 
-use super::names::{self, Callee, NameSettings};
+use super::names::{self, Callee, Loss, NameSettings};
 use super::query::Locks;
 
 /// More distinct operations in one text than this are refused: no rule set needs them, and each costs a decision.
@@ -26,6 +26,8 @@ const DEEPEST: usize = 512;
 pub(super) enum Surrender {
     TooManyOperations,
     TooDeep,
+    /// Texts after this one would be read by another syntax or encoding.
+    OtherSyntax,
 }
 
 /// What the walk knows at one node.
@@ -49,6 +51,10 @@ pub(super) struct Walker<'a> {
     /// Names of the statements prepared and cursors declared by earlier statements of this text.
     pub(super) prepared: HashSet<String>,
     pub(super) cursors: HashSet<String>,
+    /// The setting that the query at hand reads from `pg_settings` by its name.
+    pub(super) setting: Option<String>,
+    /// What follows this statement finds other objects by its names.
+    pub(super) loses: Option<Loss>,
 }
 
 impl<'a> Walker<'a> {
@@ -67,6 +73,8 @@ impl<'a> Walker<'a> {
             flow: super::fields::Flow::default(),
             prepared: HashSet::new(),
             cursors: HashSet::new(),
+            setting: None,
+            loses: None,
         }
     }
 
@@ -93,7 +101,11 @@ impl<'a> Walker<'a> {
         self.add(Operation { verb: verb.into(), object: Fact::Unknown, attributes: Vec::new() });
     }
 
+    /// An object with these candidates; where there are none it could be any.
     pub(super) fn touch(&mut self, verb: &'static str, kind: ObjectKind, names: Vec<QualifiedName>, usage: Usage) {
+        if names.is_empty() {
+            return self.unknown(verb);
+        }
         self.add(Operation::on(verb, Object { kind, names, usage }));
     }
 
@@ -113,8 +125,16 @@ impl<'a> Walker<'a> {
             Fact::Known(false) => Vec::new(),
             fact => vec![(Attribute::Unbounded, fact)],
         };
-        let object = Fact::Known(Some(Object { kind: ObjectKind::Table, names, usage: Usage::Write }));
+        let object = match names.is_empty() {
+            true => Fact::Unknown,
+            false => Fact::Known(Some(Object { kind: ObjectKind::Table, names, usage: Usage::Write })),
+        };
         self.add(Operation { verb: verb.into(), object, attributes });
+    }
+
+    /// What follows the statement finds other objects by its names, as far as that.
+    pub(super) fn loses(&mut self, loss: Loss) {
+        self.loses = self.loses.max(Some(loss));
     }
 
     /// A relation that the statement creates.

@@ -1,7 +1,12 @@
 //! Attempts to get past the policy, each against the real server: refused, and the server untouched.
-//! The corpus is `corpus/refused.sql`; the server logs every statement, so that its log is the judge.
+//! The corpus is `../corpus/refused.sql`; the server logs every statement, so that its log is the judge.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[allow(unreachable_pub, reason = "the operator's own file")]
+#[path = "../../../../operator/src/derive/builtin.rs"]
+mod builtin;
+mod state;
+#[path = "../wire/mod.rs"]
 mod wire;
 
 use sallyport_conformance::{Guarded, policy};
@@ -10,10 +15,13 @@ use wire::{
     state, sync,
 };
 
-const CORPUS: &str = include_str!("corpus/refused.sql");
+const CORPUS: &str = include_str!("../corpus/refused.sql");
 
 async fn guarded() -> Guarded {
-    let guarded = Guarded::start(policy::readme()).await.unwrap();
+    // With the rules that every compiled policy begins with, so that what they let through is attacked as well.
+    let mut policies = policy::readme();
+    policies[0].rules.splice(..1, builtin::rules());
+    let guarded = Guarded::start(policies).await.unwrap();
     log_all(&guarded).await;
     guarded
 }
