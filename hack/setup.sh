@@ -8,8 +8,13 @@ set -euo pipefail
 packages=(
   gcc libc6-dev make cmake clang libclang-dev pkg-config git ca-certificates curl
   runc containerd containernetworking-plugins iproute2 iptables nftables util-linux procps
-  postgresql postgresql-contrib pgbouncer openssl prometheus zstd
+  postgresql postgresql-contrib pgbouncer openssl prometheus zstd bzip2
 )
+
+# The tools of other languages whose questions the proxy has to let through; a machine that has them keeps its own.
+command -v java >/dev/null || packages+=(openjdk-17-jdk-headless)
+command -v mvn >/dev/null || packages+=(maven)
+command -v npm >/dev/null || packages+=(nodejs npm)
 
 missing=()
 for package in "${packages[@]}"; do

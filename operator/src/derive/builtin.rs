@@ -7,7 +7,7 @@ use sallyport_policy::{Effect, Matcher, NamePattern, ObjectKind, ObjectMatcher, 
 /// Relations of `pg_catalog` that describe the database. Not among them, on purpose: `pg_authid`, `pg_shadow`
 /// and `pg_user_mapping(s)` (secrets), `pg_statistic`, `pg_statistic_ext_data` and `pg_stats*` (samples of data;
 /// `pg_statistic_ext` only defines statistics, and psql's `\d` reads it), `pg_largeobject*` (data),
-/// `pg_stat_activity` (other people's statements), `pg_hba_file_rules`, `pg_file_settings`, `pg_subscription` (connection strings).
+/// `pg_stat_activity` (other people's statements; the counters of tables and indexes show numbers alone), `pg_hba_file_rules`, `pg_file_settings`, `pg_subscription` (connection strings).
 const CATALOG: &[&str] = &[
     "pg_aggregate",
     "pg_am",
@@ -61,6 +61,14 @@ const CATALOG: &[&str] = &[
     "pg_shdepend",
     "pg_shdescription",
     "pg_shseclabel",
+    "pg_stat_all_indexes",
+    "pg_stat_all_tables",
+    "pg_stat_user_indexes",
+    "pg_stat_user_tables",
+    "pg_statio_all_indexes",
+    "pg_statio_all_tables",
+    "pg_statio_user_indexes",
+    "pg_statio_user_tables",
     "pg_statistic_ext",
     "pg_tables",
     "pg_tablespace",

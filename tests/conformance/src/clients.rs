@@ -69,7 +69,7 @@ impl Watchdog {
 /// A Python with the drivers of `drivers/python/requirements.txt`, made once a machine.
 pub fn python() -> Result<PathBuf> {
     let folder = drivers().join("python");
-    let home = made("python", &[&folder.join("requirements.txt")], |home| {
+    let home = made("python", "", &[&folder.join("requirements.txt")], |home| {
         succeed(Command::new("python3").args(["-m", "venv"]).arg(home))?;
         let mut pip = Command::new(home.join("bin/pip"));
         succeed(
@@ -83,12 +83,36 @@ pub fn python() -> Result<PathBuf> {
 pub fn go_suite() -> Result<PathBuf> {
     let folder = drivers().join("go");
     let sources = [&folder.join("main.go"), &folder.join("go.sum")];
-    let home = made("go", &sources.map(PathBuf::as_path), |home| {
+    let home = made("go", "", &sources.map(PathBuf::as_path), |home| {
         std::fs::create_dir_all(home)?;
         let mut go = Command::new("go");
         succeed(go.current_dir(&folder).args(["build", "-trimpath", "-o"]).arg(home.join("suite")).arg("."))
     })?;
     Ok(home.join("suite"))
+}
+
+/// Node's packages of `drivers/node/package.json`, installed once a machine.
+pub fn node_modules() -> Result<PathBuf> {
+    let package = drivers().join("node/package.json");
+    let home = made("node", "", &[&package], |home| {
+        std::fs::create_dir_all(home)?;
+        std::fs::copy(&package, home.join("package.json"))?;
+        let mut npm = Command::new("npm");
+        succeed(npm.current_dir(home).args(["install", "--no-audit", "--no-fund", "--silent", "--ignore-scripts"]))
+    })?;
+    Ok(home)
+}
+
+/// The jars of `drivers/java/pom.xml`, fetched once a machine.
+pub fn jars() -> Result<PathBuf> {
+    let pom = drivers().join("java/pom.xml");
+    let home = made("java", "", &[&pom], |home| {
+        std::fs::create_dir_all(home)?;
+        let mut maven = Command::new("mvn");
+        maven.args(["-q", "-B", "-f"]).arg(&pom).arg("dependency:copy-dependencies");
+        succeed(maven.arg(format!("-DoutputDirectory={}", home.display())))
+    })?;
+    Ok(home)
 }
 
 /// Where the drivers' suites are.
@@ -97,10 +121,15 @@ pub fn drivers() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("drivers")
 }
 
-/// A folder in the cache, named by what it is made from; made under another name first, so that a half-made
-/// one is never taken.
-fn made(name: &str, from: &[&Path], make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+/// A folder in the cache, named by what it is made from: a version and files. A half-made one is never taken.
+pub(crate) fn made(
+    name: &str,
+    version: &str,
+    from: &[&Path],
+    make: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
     let mut digest = Sha256::new();
+    digest.update(version);
     for path in from {
         digest.update(std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?);
     }
@@ -128,7 +157,7 @@ fn cache() -> Result<PathBuf> {
     Ok(folder)
 }
 
-fn succeed(command: &mut Command) -> Result<()> {
+pub(crate) fn succeed(command: &mut Command) -> Result<()> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?} does not start"))?;
     if !output.status.success() {
         bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));

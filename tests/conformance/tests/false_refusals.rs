@@ -36,7 +36,8 @@ async fn what_clients_ask_by_themselves_passes_a_policy_that_only_reads() {
         let simple = session.query(sql).await;
         let mut session = Wire::open(&guarded).await;
         let extended = session.ask(&[parse("", sql), bind("", ""), describe(b'P', ""), execute(""), sync()]).await;
-        for said in [simple, extended] {
+        // Of several statements only a simple query may consist.
+        for said in [simple].into_iter().chain((!sql.contains("; ")).then_some(extended)) {
             let refused = said.errors().iter().any(|error| error.starts_with("42501"));
             // SAVEPOINT and its like fail at the server for want of a transaction: that is its own affair.
             let failed = said.errors().iter().any(|error| !["42501", "25P01", "3B001"].contains(&&error[..5]));
