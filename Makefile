@@ -88,6 +88,11 @@ install-cli: ## `sallyport`, and with it `kubectl sallyport`, where cargo instal
 renewals: setup cluster-binaries images-dev ## a pod's certificate through two renewals of a real kubelet (up to 36 minutes)
 	$(CARGO) test --package sallyport-e2e --test stories -- --ignored --nocapture two_renewals
 
+.PHONY: regress
+regress: setup ## the whole of PostgreSQL's own regression suite, direct and through the proxy (some minutes)
+	$(CARGO) build --workspace --bin sallyport-proxy
+	$(CARGO) test --workspace --test regress --test sql_regress -- --ignored --nocapture
+
 .PHONY: bench
 bench: setup ## ratios of throughput and CPU beside direct and pgbouncer, and latencies of change
 	@PROFILE=release hack/bench.sh

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 pub mod clients;
 pub mod policy;
+pub mod regress;
 
 const TRUST_DOMAIN: &str = "cluster.local";
 const READY: Duration = Duration::from_secs(20);
