@@ -72,7 +72,7 @@ pub struct AccessPolicySpec {
     pub rules: Vec<AccessRule>,
 
     /// What is hidden of the answers that these subjects get in sessions with these credentials. Masks of all policies
-    /// that apply to a session count; where several speak of one column, the strictest method: Null over Redact over
+    /// that apply to a session count; where several speak of one column, the strictest method: SetNull over Redact over
     /// Hash over Tokenize over Partial. A masked column cannot be copied, or renamed, to where no mask would find it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
@@ -269,7 +269,7 @@ pub enum WhereClause {
 #[x_kube(
     validation = Rule::new("has(self.columns) != has(self.detect)").message("a mask is either of columns or of what it detects: set exactly one"),
     validation = Rule::new("!has(self.strict) || !self.strict || has(self.columns)").message("strict speaks of columns: remove it where the mask detects"),
-    validation = Rule::new("!has(self.detect) || self.method != 'Null'").message("what is detected is a part of a value: Redact it, Null is for columns")
+    validation = Rule::new("!has(self.detect) || self.method != 'SetNull'").message("what is detected is a part of a value: Redact it, SetNull is for columns")
 )]
 pub struct AccessMask {
     /// Columns as `schema.table.column`, any of; `*` stands for a whole part. The server says where a value comes from,
@@ -303,8 +303,8 @@ pub struct AccessMask {
 pub enum MaskMethod {
     /// `****`; NULL where the type is no text.
     Redact,
-    /// NULL.
-    Null,
+    /// NULL. (Not `Null`, which YAML takes for no value at all.)
+    SetNull,
     /// A keyed hash of 32 hexadecimal digits: the same for the same value. Types other than text, integers and UUIDs: NULL.
     Hash,
     /// The first letter and the domain of an address, the last four characters of what has at least twelve, nothing of

@@ -461,7 +461,7 @@ async fn a_mask_is_judged_by_its_schema() {
     let stage = Stage::new().await;
     let cases: &[Case] = &[
         ("method: Partial", "method: Hash, strict: true", None),
-        ("method: Partial", "method: Null", None),
+        ("method: Partial", "method: SetNull", None),
         ("method: Partial", "method: Blur", Some("Unsupported value")),
         (", method: Partial", "", Some("method")),
         ("[public.customers.email]", "['public.*.email', '*.*.*', 'public.\"T.x\".\"E\"']", None),
@@ -475,7 +475,7 @@ async fn a_mask_is_judged_by_its_schema() {
         ("[CreditCard, Iban, Email]", "[Email]", None),
         ("[CreditCard, Iban, Email]", "[Passport]", Some("Unsupported value")),
         ("method: Redact", "method: Tokenize", None),
-        ("method: Redact", "method: Null", Some("what is detected is a part of a value")),
+        ("method: Redact", "method: SetNull", Some("what is detected is a part of a value")),
         ("method: Redact", "method: Redact, strict: true", Some("strict speaks of columns")),
     ];
     judge(&stage, MASKING, cases);

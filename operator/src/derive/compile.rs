@@ -192,7 +192,7 @@ fn mask(mask: &AccessMask) -> Result<policy::Mask, Rejected> {
     }
     let method = match mask.method {
         MaskMethod::Redact => policy::MaskMethod::Redact,
-        MaskMethod::Null => policy::MaskMethod::Null,
+        MaskMethod::SetNull => policy::MaskMethod::Null,
         MaskMethod::Hash => policy::MaskMethod::Hash,
         MaskMethod::Partial => policy::MaskMethod::Partial,
         MaskMethod::Tokenize => policy::MaskMethod::Tokenize,
