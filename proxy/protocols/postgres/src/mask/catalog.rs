@@ -22,6 +22,10 @@ const MOST_ROWS: usize = 250_000;
 /// Rounds in which masks travel to what shows the same values.
 const MOST_ROUNDS: usize = 64;
 
+/// Relations of the server's own that hold values of everybody's columns: what ANALYZE found most common.
+const STATISTICS: [&str; 5] =
+    ["pg_statistic", "pg_statistic_ext_data", "pg_stats", "pg_stats_ext", "pg_stats_ext_exprs"];
+
 /// Relations, with how many columns they ever had (`r`); columns of those in which a masked one could be (`a`); who
 /// inherits from whom (`i`); and the texts of the views that hang on any of these (`v`).
 /// `$1` are the names of masked columns, `$2` is whether some mask speaks of every column of a table.
@@ -196,6 +200,13 @@ impl Catalog {
             }
             if own != ColumnMasks::default() {
                 masks.insert(*oid, own);
+            }
+        }
+        if !masking.plan.columns.is_empty() {
+            for name in STATISTICS {
+                if let Some(oid) = self.named(&QualifiedName::new("pg_catalog", name)) {
+                    masks.entry(oid).or_default().every = Some(MaskMethod::Redact);
+                }
             }
         }
         let views: Vec<_> = self.views.iter().map(|(oid, text)| (*oid, front.describe(text).ok())).collect();
