@@ -56,8 +56,8 @@ pub struct AccessPolicySpec {
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub credentials: Vec<String>,
 
-    /// How long sessions may go on that these subjects open with these credentials. Where several policies apply to a
-    /// session, the strictest of each limit counts; open sessions follow an edit.
+    /// How long sessions may go on that these subjects open with these credentials, and how much they may do. Where several
+    /// policies apply to a session, the strictest of each limit counts; open sessions follow an edit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<SessionLimits>,
 
@@ -124,11 +124,11 @@ pub struct GroupRef {
     pub name: String,
 }
 
-/// How long sessions may go on.
+/// How long sessions may go on, and how much they may do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.sessionDuration) || has(self.idleDuration)").message("limits limits nothing: set sessionDuration or idleDuration, or remove it"),
+    validation = Rule::new("has(self.sessionDuration) || has(self.idleDuration) || has(self.rowsPerCommand) || has(self.bytesPerCommand) || has(self.commandsPerMinute) || has(self.concurrentSessions)").message("limits limits nothing: set one of its fields, or remove it"),
     validation = Rule::new("!has(self.sessionDuration) || !has(self.idleDuration) || duration(self.idleDuration) < duration(self.sessionDuration)").message("idleDuration must be shorter than sessionDuration, or it never acts")
 )]
 pub struct SessionLimits {
@@ -143,6 +143,26 @@ pub struct SessionLimits {
     #[schemars(length(max = 16), regex(pattern = schema::DURATION))]
     #[x_kube(validation = Rule::new("duration(self) >= duration('10s') && duration(self) <= duration('24h')").message("idleDuration must be from 10s to 24h"))]
     pub idle_duration: Option<String>,
+    /// Rows that the answer to one command may have. What is beyond never reaches the agent: the command is cancelled at
+    /// the target and fails. A cursor read in pieces of the protocol's own counts as one answer; a FETCH is a command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub rows_per_command: Option<i64>,
+    /// Bytes that the rows of the answer to one command may have, as they come from the target (`64Mi`); beyond, it ends as
+    /// with `rowsPerCommand`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), regex(pattern = schema::BYTES))]
+    pub bytes_per_command: Option<String>,
+    /// Commands that each agent may run in a minute at each replica of the fleet: so many at once, and then each as time
+    /// goes by. One more is refused and told when to come again; the end of an open transaction is always let through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub commands_per_minute: Option<i64>,
+    /// Sessions that each agent may have open at each replica of the fleet, with the credentials in `as`. One more is
+    /// refused; open ones stay when the limit is lowered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub concurrent_sessions: Option<i64>,
 }
 
 /// What happens to the command that runs.

@@ -12,6 +12,8 @@ pub(crate) const DNS_LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 pub(crate) const DNS_SUBDOMAIN: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 /// A duration as people write it: `1h`, `20m`, `1h30m`.
 pub(crate) const DURATION: &str = "^([0-9]{1,6}(h|m|s))+$";
+/// A number of bytes from 1 on: `1000`, `64Mi`, `2Gi`.
+pub(crate) const BYTES: &str = "^[1-9][0-9]{0,11}(Ki|Mi|Gi)?$";
 /// `resource.Quantity`, with the suffixes that make sense for cpu, memory and storage.
 pub(crate) const QUANTITY: &str = r"^[0-9]{1,15}(\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$";
 

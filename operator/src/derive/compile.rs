@@ -133,7 +133,30 @@ fn session_terms(spec: &AccessPolicySpec) -> Result<policy::SessionTerms, Reject
             OnRevocation::Finish => policy::OnRevocation::Finish,
             OnRevocation::Cancel => policy::OnRevocation::Cancel,
         },
+        rows_per_command: count("limits.rowsPerCommand", limits.rows_per_command)?,
+        bytes_per_command: limits.bytes_per_command.as_deref().map(bytes).transpose()?,
+        commands_per_minute: count("limits.commandsPerMinute", limits.commands_per_minute)?,
+        concurrent_sessions: count("limits.concurrentSessions", limits.concurrent_sessions)?,
     })
+}
+
+fn count(field: &str, value: Option<i64>) -> Result<Option<u64>, Rejected> {
+    // Zero is no limit that anybody means: who may do nothing has no policy.
+    let read = |value: i64| u64::try_from(value).ok().filter(|count| *count > 0);
+    value.map(|value| read(value).ok_or_else(|| invalid(format!("{field} must be at least 1")))).transpose()
+}
+
+fn bytes(text: &str) -> Result<u64, Rejected> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit: u64 = match text.get(digits.len()..) {
+        Some("") => 1,
+        Some("Ki") => 1 << 10,
+        Some("Mi") => 1 << 20,
+        Some("Gi") => 1 << 30,
+        _ => 0,
+    };
+    let read = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).filter(|count| *count > 0);
+    read.ok_or_else(|| invalid(format!("limits.bytesPerCommand: {text:?} is no number of bytes like 64Mi")))
 }
 
 pub(super) fn seconds(field: &str, text: Option<&str>) -> Result<Option<u64>, String> {

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use sallyport_policy::{
-    Ask, Denial, DenyReason, Durability, NotApproved, OnFailure, RecordingLevel, RuleRef, Session, Terms, Upstream,
-    Verdict, World, decide, is_outside_binding, masks, standing, terms,
+    Allowance, Ask, Denial, DenyReason, Durability, NotApproved, OnFailure, RecordingLevel, RuleRef, Session, Terms,
+    Upstream, Verdict, World, decide, is_outside_binding, masks, standing, terms,
 };
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
@@ -26,8 +26,9 @@ use crate::identify::Principal;
 use crate::ports::{BoxedIo, Credential, Event as Count, Ports, RecordFault};
 use crate::protocol::{Conversation, Described, Masking, Opening, Outcome, Transaction};
 use crate::record::{Decision, Event, Record};
-use crate::sessions::SessionId;
+use crate::sessions::Registration;
 use crate::sluice::{Debt, PATIENCE, Sluice};
+use crate::usage::Seat;
 
 mod asking;
 
@@ -39,16 +40,22 @@ pub(crate) use self::asking::{Asked, Before, refusal as not_approved};
 ///
 /// ```compile_fail,E0451
 /// let mut upstream = bytes::BytesMut::new();
-/// let forged = sallyport_core::Granted { command: "drop table orders", number: None, upstream: &mut upstream };
+/// let forged = sallyport_core::Granted { command: "drop table orders", number: None, allowance: None, upstream: &mut upstream };
 /// ```
 #[derive(Debug)]
 pub struct Granted<'u, C> {
     command: C,
     number: Option<u64>,
+    allowance: Option<Arc<Allowance>>,
     upstream: &'u mut BytesMut,
 }
 
 impl<'u, C> Granted<'u, C> {
+    /// How much its answer may have, where that is limited. Whoever takes the command answers for it.
+    pub const fn allowance(&self) -> Option<&Arc<Allowance>> {
+        self.allowance.as_ref()
+    }
+
     /// The command, its number where an outcome is owed, and the buffer towards the target.
     pub fn into_parts(self) -> (C, Option<u64>, &'u mut BytesMut) {
         (self.command, self.number, self.upstream)
@@ -182,6 +189,10 @@ pub(crate) struct Gate {
     terms: (u64, Terms),
     /// Those of the world of that generation.
     masking: (u64, Option<Arc<Masking>>),
+    /// What of them goes with each command.
+    allowance: Option<Arc<Allowance>>,
+    /// Its place among the agent's open sessions, from its opening on.
+    seat: Option<Seat>,
     names: Names,
     sequence: u64,
     commands: u64,
@@ -244,7 +255,7 @@ impl Gate {
     pub(crate) fn open<P>(
         feed: &Arc<PolicyFeed>,
         ports: &Ports,
-        id: SessionId,
+        registration: &Registration,
         principal: &Principal,
         client: Option<SocketAddr>,
         opening: Opening<P>,
@@ -264,8 +275,10 @@ impl Gate {
             hours: Hours { opened: Instant::now(), not_after: at(principal.not_after) },
             terms: (0, Terms::default()),
             masking: (0, None),
+            allowance: None,
+            seat: None,
             names: Names {
-                session: id.to_string(),
+                session: registration.id.to_string(),
                 agent: principal.identity.to_string(),
                 serial: principal.serial.clone(),
                 target: format!("{}/{}", target.namespace, target.name),
@@ -280,12 +293,13 @@ impl Gate {
             debt: None,
         };
         gate.take_terms(&world);
-        let refused = standing(&world, &gate.session).and_then(|()| gate.in_time(&world, principal)).err();
+        let may = standing(&world, &gate.session).and_then(|()| gate.in_time(&world, principal));
+        let refused = may.and_then(|()| gate.take_seat(registration)).err();
         let reason = refused.as_ref().map(ToString::to_string);
         let credential = gate.session.credential.clone();
         let decision = Decision {
             verdict: if refused.is_some() { "deny" } else { "allow" },
-            policy: None,
+            policy: refused.as_ref().and_then(Denial::policy),
             rule: None,
             reason: reason.as_deref(),
             revision: &world.bundle.revision,
@@ -299,6 +313,7 @@ impl Gate {
         };
         if let Some(denial) = refused {
             gate.mark_outside(&denial, "opening");
+            gate.mark_limit(&denial);
             return Err(Fault::Policy(denial));
         }
         if world.bundle.recording.level != RecordingLevel::None {
@@ -359,6 +374,30 @@ impl Gate {
         }
     }
 
+    fn mark_limit(&self, denial: &Denial) {
+        if let Some(limit) = denial.limit() {
+            self.ports.meter.count(Count::Limited(limit));
+        }
+    }
+
+    fn take_seat(&mut self, registration: &Registration) -> Result<(), Denial> {
+        let Session { identity, credential, .. } = &self.session;
+        let seat = registration.usage().seat(identity, credential, &self.terms.1.seats, Instant::now())?;
+        self.seat = Some(seat);
+        Ok(())
+    }
+
+    /// Whether the agent may run one more command now. What runs nothing costs nothing; what is refused for another
+    /// cause is paid for, for it was a try.
+    fn in_pace(&self, described: &Described<'_>, must_run: bool) -> Result<(), Denial> {
+        match &self.seat {
+            Some(seat) if described.entry.as_ref().is_some_and(|entry| entry.runs) => {
+                Ok(seat.spend(&self.terms.1.pace, Instant::now(), must_run)?)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What holds for the session now.
     pub(crate) const fn terms(&self) -> &Terms {
         &self.terms.1
@@ -371,7 +410,12 @@ impl Gate {
 
     fn take_terms(&mut self, world: &World) {
         if self.terms.0 != world.generation {
-            self.terms = (world.generation, terms(world, &self.session).unwrap_or(self.terms.1));
+            if let Some(terms) = terms(world, &self.session) {
+                let limited = !terms.answer.is_unlimited();
+                self.allowance = limited.then(|| Arc::new(terms.answer.clone()));
+                self.terms.1 = terms;
+            }
+            self.terms.0 = world.generation;
         }
     }
 
@@ -429,10 +473,20 @@ impl Gate {
 
     /// Decides on one command and records it. A permission is made only by [`Gate::grant`] below, from
     /// the ruling of this call.
-    fn rule(&mut self, world: &World, described: &Described<'_>, transaction: Transaction, before: &Before) -> Ruling {
+    fn rule(
+        &mut self,
+        world: &World,
+        described: &Described<'_>,
+        transaction: Transaction,
+        concludes: bool,
+        before: &Before,
+    ) -> Ruling {
         self.take_terms(world);
         // Standing first: a suspended agent is told that, whatever it sent and whenever.
         let may = standing(world, &self.session).and_then(|()| self.too_late(world, transaction));
+        let must_run = concludes && transaction != Transaction::None;
+        // A command that has waited for people was counted when it came.
+        let may = may.and_then(|()| if before.is_first() { self.in_pace(described, must_run) } else { Ok(()) });
         let verdict = match (may, &described.action) {
             (Ok(()), Ok(action)) => decide(world, &self.session, action),
             (Ok(()), Err(denial)) => Verdict::Deny(denial.clone()),
@@ -448,8 +502,9 @@ impl Gate {
     fn denied(&mut self, world: &World, described: &Described<'_>, denial: Denial, before: &Before) -> Ruling {
         self.ports.meter.count(Count::Denied);
         self.mark_outside(&denial, "session");
+        self.mark_limit(&denial);
         let reason = denial.to_string();
-        let (policy, rule) = denial.rule().unzip();
+        let (policy, rule) = (denial.policy(), denial.rule().map(|(_, rule)| rule));
         let decision = Decision {
             verdict: "deny",
             policy,
@@ -515,17 +570,19 @@ impl Gate {
         };
         // By the same world as the verdict: no answer is masked by less than what allowed its command.
         let can = conversation.mask(self.take_masks(&world));
+        let concludes = conversation.concludes(&command);
         let ruling = {
             let mut described = conversation.describe(&command);
             if !can {
                 let cause = "answers are to be masked, which this protocol cannot do";
                 described.action = Err(Denial::not_understood(cause));
             }
-            self.rule(&world, &described, conversation.transaction(), &before)
+            self.rule(&world, &described, conversation.transaction(), concludes, &before)
         };
         match ruling {
             Ruling::Granted(number, debt) => {
-                Judged::Granted(Granted { command, number, upstream: sluice.admit(debt, output) })
+                let allowance = self.allowance.clone();
+                Judged::Granted(Granted { command, number, allowance, upstream: sluice.admit(debt, output) })
             }
             Ruling::Refused(denial) => {
                 Judged::Refused(Refused { command, denial, upstream: sluice.admit(None, output) })
@@ -550,7 +607,13 @@ impl Gate {
         let Some(Owed { command, since }) = self.owed.remove(at) else { return };
         let duration = since.elapsed();
         let (word, code) = outcome.failed.as_deref().map_or(("completed", None), |code| ("failed", Some(code)));
-        self.outcome(command, word, code, outcome.rows, duration);
+        if let Some(reached) = &outcome.limit {
+            self.ports.meter.count(Count::Limited(reached.limit));
+        }
+        let (limit, policy) = outcome.limit.as_ref().map(|reached| (reached.limit, &*reached.policy)).unzip();
+        // It ran: a lost outcome is counted, and the next command is refused for want of room.
+        let event = Event::Outcome { command, outcome: word, code, rows: outcome.rows, limit, policy, duration };
+        let _counted = self.record(event);
     }
 
     /// Records the end of the session; what is still owed is unknown.
@@ -559,21 +622,18 @@ impl Gate {
             return;
         }
         while let Some(Owed { command, since }) = self.owed.pop_front() {
-            self.outcome(command, "unknown", None, None, since.elapsed());
+            let duration = since.elapsed();
+            let _counted = self.record(Event::Outcome {
+                command,
+                outcome: "unknown",
+                code: None,
+                rows: None,
+                limit: None,
+                policy: None,
+                duration,
+            });
         }
         let _counted = self.record(Event::Close { reason });
-    }
-
-    fn outcome(
-        &mut self,
-        command: u64,
-        outcome: &'static str,
-        code: Option<&str>,
-        rows: Option<u64>,
-        duration: Duration,
-    ) {
-        // It ran: a lost outcome is counted, and the next command is refused for want of room.
-        let _counted = self.record(Event::Outcome { command, outcome, code, rows, duration });
     }
 
     const fn number(&mut self) -> u64 {

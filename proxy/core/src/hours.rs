@@ -90,11 +90,11 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     /// A session of a certificate of one hour, looked at after that long.
-    fn after(passed: Duration, terms: Terms, idle: Option<Duration>) -> (Option<DenyReason>, bool, Duration) {
+    fn after(passed: Duration, terms: &Terms, idle: Option<Duration>) -> (Option<DenyReason>, bool, Duration) {
         let now = Instant::now() + 100 * HOUR;
         let hours = Hours { opened: now.checked_sub(passed).unwrap(), not_after: UNIX_EPOCH + HOUR };
         let idle_since = idle.map(|idle| now.checked_sub(idle).unwrap());
-        let Reading { over, past, again } = hours.read(&terms, now, UNIX_EPOCH + passed, idle_since);
+        let Reading { over, past, again } = hours.read(terms, now, UNIX_EPOCH + passed, idle_since);
         (over.map(|denial| denial.reason), past, again - now)
     }
 
@@ -105,38 +105,38 @@ mod tests {
     #[test]
     fn a_certificate_ends_a_session_and_its_grace_ends_its_transaction() {
         let terms = Terms::default();
-        assert_eq!(after(seconds(0), terms, None), (None, false, LOOK_AGAIN));
-        assert_eq!(after(seconds(3590), terms, None), (None, false, seconds(10)));
+        assert_eq!(after(seconds(0), &terms, None), (None, false, LOOK_AGAIN));
+        assert_eq!(after(seconds(3590), &terms, None), (None, false, seconds(10)));
         let expired = Some(DenyReason::CertificateExpired);
-        assert_eq!(after(HOUR, terms, None), (expired.clone(), false, LOOK_AGAIN));
-        assert_eq!(after(HOUR + seconds(590), terms, None), (expired.clone(), false, seconds(10)));
-        assert_eq!(after(HOUR + seconds(600), terms, None), (expired.clone(), true, LOOK_AGAIN));
-        let none = Terms { expiry_grace: Duration::ZERO, ..terms };
-        assert_eq!(after(HOUR, none, None), (expired, true, LOOK_AGAIN));
+        assert_eq!(after(HOUR, &terms, None), (expired.clone(), false, LOOK_AGAIN));
+        assert_eq!(after(HOUR + seconds(590), &terms, None), (expired.clone(), false, seconds(10)));
+        assert_eq!(after(HOUR + seconds(600), &terms, None), (expired.clone(), true, LOOK_AGAIN));
+        let none = Terms { expiry_grace: Duration::ZERO, ..Terms::default() };
+        assert_eq!(after(HOUR, &none, None), (expired, true, LOOK_AGAIN));
     }
 
     #[test]
     fn a_duration_ends_a_session_as_its_certificate_does() {
         let terms = Terms { duration: Some(seconds(100)), expiry_grace: seconds(20), ..Terms::default() };
         let over = Some(DenyReason::SessionTooLong { seconds: 100 });
-        assert_eq!(after(seconds(99), terms, None), (None, false, seconds(1)));
-        assert_eq!(after(seconds(100), terms, None), (over.clone(), false, seconds(20)));
-        assert_eq!(after(seconds(120), terms, None), (over, true, LOOK_AGAIN));
+        assert_eq!(after(seconds(99), &terms, None), (None, false, seconds(1)));
+        assert_eq!(after(seconds(100), &terms, None), (over.clone(), false, seconds(20)));
+        assert_eq!(after(seconds(120), &terms, None), (over, true, LOOK_AGAIN));
     }
 
     #[test]
     fn idleness_ends_a_session_at_once_and_only_when_nothing_runs() {
         let terms = Terms { idle: Some(seconds(30)), ..Terms::default() };
-        assert_eq!(after(seconds(100), terms, None), (None, false, seconds(30)));
-        assert_eq!(after(seconds(100), terms, Some(seconds(29))), (None, false, seconds(1)));
+        assert_eq!(after(seconds(100), &terms, None), (None, false, seconds(30)));
+        assert_eq!(after(seconds(100), &terms, Some(seconds(29))), (None, false, seconds(1)));
         let over = Some(DenyReason::SessionIdle { seconds: 30 });
-        assert_eq!(after(seconds(100), terms, Some(seconds(30))), (over, true, LOOK_AGAIN));
+        assert_eq!(after(seconds(100), &terms, Some(seconds(30))), (over, true, LOOK_AGAIN));
     }
 
     #[test]
     fn a_wall_clock_that_jumps_is_noticed_within_a_minute() {
         for passed in [0, 100, 3000, 3599, 3600, 4000, 9000] {
-            assert!(after(seconds(passed), Terms::default(), None).2 <= LOOK_AGAIN);
+            assert!(after(seconds(passed), &Terms::default(), None).2 <= LOOK_AGAIN);
         }
     }
 }

@@ -27,6 +27,7 @@ pub mod record;
 pub mod serve;
 pub mod sessions;
 mod sluice;
+mod usage;
 mod wire;
 
 pub use fault::Fault;

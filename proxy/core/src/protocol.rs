@@ -158,6 +158,12 @@ pub trait Conversation: Send {
     /// What a command does, and what of it is recorded.
     fn describe<'a>(&'a self, command: &'a Self::Command) -> Described<'a>;
 
+    /// Whether the command does nothing but conclude what was begun. In an open transaction it runs at any pace: to
+    /// refuse it would undo what was allowed.
+    fn concludes(&self, _command: &Self::Command) -> bool {
+        false
+    }
+
     /// Writes an allowed command to the target.
     ///
     /// # Errors
@@ -201,6 +207,15 @@ pub trait Conversation: Send {
     fn overtaken(&self) -> bool {
         false
     }
+
+    /// What the conversation wants done at the target because of what it saw in its answers. Asked after every answer
+    /// until there is nothing more. A constant may make the target fail, and nothing else.
+    fn remedy(&mut self) -> Remedy {
+        Remedy::None
+    }
+
+    /// No interrupt is under way any more; told whoever asked for one.
+    fn interrupted(&mut self) {}
 
     /// Whether nothing is in flight: no command awaits its outcome.
     fn idle(&self) -> bool;
@@ -291,6 +306,28 @@ pub struct Outcome {
     pub failed: Option<String>,
     /// Rows, where the target says.
     pub rows: Option<u64>,
+    /// The limit that its answer was cut at.
+    pub limit: Option<Reached>,
+}
+
+/// A limit that an answer has reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    /// Its name in the policy.
+    pub limit: &'static str,
+    /// The policy.
+    pub policy: Arc<str>,
+}
+
+/// What a conversation wants done at the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// Nothing.
+    None,
+    /// What runs is to be interrupted; the conversation is told when that is through.
+    Interrupt,
+    /// This is to be sent.
+    Send(&'static [u8]),
 }
 
 /// Why a session ends from our side.

@@ -69,6 +69,12 @@ pub enum Event<'a> {
         /// Rows returned or changed, where the target says.
         #[serde(skip_serializing_if = "Option::is_none")]
         rows: Option<u64>,
+        /// The limit that its answer was cut at, where it was: nothing beyond reached the agent.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        limit: Option<&'static str>,
+        /// The policy that sets the limit.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        policy: Option<&'a str>,
         /// From the decision to the end, in microseconds.
         #[serde(rename = "durationMicros", serialize_with = "micros")]
         duration: Duration,

@@ -228,7 +228,7 @@ async fn session<P: Protocol, S: Io + 'static>(
     let Identified { mut stream, principal, opening } = identified;
     await_binding(&service.feed, &principal, peer, service.limits.binding).await;
     let changes = service.feed.subscribe();
-    let opened = Gate::open(&service.feed, &service.ports, registration.id, &principal, peer, opening);
+    let opened = Gate::open(&service.feed, &service.ports, &registration, &principal, peer, opening);
     let (mut gate, granted) = match opened {
         Ok(opened) => opened,
         Err(fault) => {

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
+use crate::usage::Usage;
+
 /// A session's number: 128 random bits, unguessable and unique.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(u128);
@@ -38,6 +40,7 @@ impl fmt::Debug for SessionId {
 pub struct Sessions {
     open: Mutex<BTreeMap<SessionId, Reach>>,
     draining: watch::Sender<bool>,
+    usage: Usage,
 }
 
 /// How one session is reached.
@@ -106,6 +109,11 @@ impl Registration {
     /// Turns true when this session's certificate is out of trust.
     pub(crate) fn distrust(&self) -> watch::Receiver<bool> {
         self.distrust.clone()
+    }
+
+    /// What each agent uses of this replica.
+    pub(crate) fn usage(&self) -> &Usage {
+        &self.sessions.usage
     }
 
     /// Turns true when all sessions shall end.

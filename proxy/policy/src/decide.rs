@@ -86,6 +86,22 @@ pub enum DenyReason {
         /// How long that is.
         seconds: u64,
     },
+    /// The agent has as many sessions open here as a policy lets it.
+    TooManySessions {
+        /// How many that is.
+        most: u64,
+        /// The policy.
+        policy: String,
+    },
+    /// The agent has run as many commands here as a policy lets it in a minute.
+    TooManyCommands {
+        /// How many that is.
+        most: u64,
+        /// The policy.
+        policy: String,
+        /// When there is room for the next.
+        seconds: u64,
+    },
     /// What is decided with has not been confirmed by its source for too long.
     Stale {
         /// For how long.
@@ -376,6 +392,25 @@ impl Denial {
         }
     }
 
+    /// The policy that refused, where one did.
+    #[must_use]
+    pub fn policy(&self) -> Option<&str> {
+        match &self.reason {
+            DenyReason::TooManySessions { policy, .. } | DenyReason::TooManyCommands { policy, .. } => Some(policy),
+            _ => self.rule().map(|(policy, _)| policy),
+        }
+    }
+
+    /// The limit that was reached, where one was, by its name in the policy.
+    #[must_use]
+    pub const fn limit(&self) -> Option<&'static str> {
+        match &self.reason {
+            DenyReason::TooManySessions { .. } => Some("concurrentSessions"),
+            DenyReason::TooManyCommands { .. } => Some("commandsPerMinute"),
+            _ => None,
+        }
+    }
+
     /// Whether the session itself is over, not only this command.
     #[must_use]
     pub const fn ends_session(&self) -> bool {
@@ -435,6 +470,14 @@ impl std::fmt::Display for Denial {
             DenyReason::SessionIdle { seconds } => {
                 write!(f, "this session has been idle for {seconds} s: connect again")
             }
+            DenyReason::TooManySessions { most, policy } => write!(
+                f,
+                "this agent has as many sessions open here as policy {policy} lets it ({most}): close one, or try again later"
+            ),
+            DenyReason::TooManyCommands { most, policy, seconds } => write!(
+                f,
+                "this agent has run as many commands here as policy {policy} lets it ({most} a minute): try again in {seconds} s"
+            ),
             DenyReason::Stale { seconds } => write!(
                 f,
                 "this proxy has not heard from the cluster for {seconds} s and refuses everything until it does: try again later"

@@ -42,6 +42,6 @@ pub use pattern::{ColumnPattern, NamePattern, PatternError};
 pub use recording::{Durability, OnFailure, Recording, RecordingLevel, Span, Store};
 pub use roster::{Member, Roster};
 pub use spiffe::{IdentityName, SpiffeError};
-pub use terms::{FleetTerms, OnRevocation, SessionTerms, Terms, terms};
+pub use terms::{Allowance, Bound, FleetTerms, OnRevocation, Seats, SessionTerms, Terms, terms};
 pub use trust::digest;
 pub use world::World;

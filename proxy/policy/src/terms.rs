@@ -1,12 +1,14 @@
-//! How long a session may go on, and what happens to what it runs when it may not.
+//! How long a session may go on, how much it may do and fetch, and what happens to what it runs when it may not.
 //!
 //! Owns the terms as bundles carry them, and which of them hold for a session. Touches its arguments only.
 //! Invariant: where several policies apply to a session, the strictest of each term holds.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bundle::PolicyEntry;
 use crate::decide::applicable;
 use crate::{Session, World};
 
@@ -38,6 +40,18 @@ pub struct SessionTerms {
     /// What happens to the command that runs when the session loses its standing.
     #[serde(default, skip_serializing_if = "OnRevocation::is_default")]
     pub on_revocation: OnRevocation,
+    /// Rows that the answer to one command may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_per_command: Option<u64>,
+    /// Bytes that the rows of the answer to one command may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_command: Option<u64>,
+    /// Commands that one agent may run in a minute at one replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commands_per_minute: Option<u64>,
+    /// Sessions that one agent may have open at one replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrent_sessions: Option<u64>,
 }
 
 /// What happens to the command that runs when its session loses its standing.
@@ -51,7 +65,7 @@ pub enum OnRevocation {
 }
 
 /// What holds for one session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
     /// From its opening to its end.
     pub duration: Option<Duration>,
@@ -61,11 +75,52 @@ pub struct Terms {
     pub expiry_grace: Duration,
     /// What happens to what it runs.
     pub on_revocation: OnRevocation,
+    /// How much one command may fetch.
+    pub answer: Allowance,
+    /// Commands a minute: one for each policy that says so, because each counts by itself.
+    pub pace: Vec<Bound>,
+    /// Sessions at once: one for each policy that says so.
+    pub seats: Vec<Seats>,
+}
+
+/// How much the answer to one command may have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Allowance {
+    /// Rows.
+    pub rows: Option<Bound>,
+    /// Bytes of rows.
+    pub bytes: Option<Bound>,
+}
+
+/// A bound, and the policy that sets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bound {
+    /// How much there may be.
+    pub most: u64,
+    /// Name of the policy.
+    pub policy: Arc<str>,
+}
+
+/// How many sessions there may be with certain credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seats {
+    /// How many, and who says so.
+    pub bound: Bound,
+    /// The credentials whose sessions count.
+    pub credentials: Vec<String>,
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { duration: None, idle: None, expiry_grace: EXPIRY_GRACE, on_revocation: OnRevocation::Finish }
+        Self {
+            duration: None,
+            idle: None,
+            expiry_grace: EXPIRY_GRACE,
+            on_revocation: OnRevocation::Finish,
+            answer: Allowance::default(),
+            pace: Vec::new(),
+            seats: Vec::new(),
+        }
     }
 }
 
@@ -78,15 +133,39 @@ pub fn terms(world: &World, session: &Session) -> Option<Terms> {
     let granting =
         applicable(&world.bundle, member).filter(|(_, policy)| policy.credentials.contains(&session.credential));
     let grace = world.bundle.sessions.expiry_grace_seconds.map_or(EXPIRY_GRACE, Duration::from_secs);
-    granting.map(|(_, policy)| policy.sessions).fold(None, |so_far, one| {
-        let before = so_far.unwrap_or(Terms { expiry_grace: grace, ..Terms::default() });
-        Some(Terms {
-            duration: shortest(before.duration, one.duration_seconds),
-            idle: shortest(before.idle, one.idle_seconds),
-            on_revocation: before.on_revocation.max(one.on_revocation),
-            ..before
-        })
+    granting.fold(None, |so_far, (_, policy)| {
+        let mut terms = so_far.unwrap_or(Terms { expiry_grace: grace, ..Terms::default() });
+        terms.narrow(policy);
+        Some(terms)
     })
+}
+
+impl Terms {
+    fn narrow(&mut self, policy: &PolicyEntry) {
+        let one = policy.sessions;
+        let bound = |most| Bound { most, policy: policy.name.as_str().into() };
+        self.duration = shortest(self.duration, one.duration_seconds);
+        self.idle = shortest(self.idle, one.idle_seconds);
+        self.on_revocation = self.on_revocation.max(one.on_revocation);
+        self.answer.rows = smaller(self.answer.rows.take(), one.rows_per_command.map(bound));
+        self.answer.bytes = smaller(self.answer.bytes.take(), one.bytes_per_command.map(bound));
+        self.pace.extend(one.commands_per_minute.map(bound));
+        let seats = |most| Seats { bound: bound(most), credentials: policy.credentials.clone() };
+        self.seats.extend(one.concurrent_sessions.map(seats));
+    }
+}
+
+impl Allowance {
+    /// Whether there is no bound at all.
+    #[must_use]
+    pub const fn is_unlimited(&self) -> bool {
+        self.rows.is_none() && self.bytes.is_none()
+    }
+}
+
+/// Of two that are the same, the first: policies come in the order of their names.
+fn smaller(one: Option<Bound>, other: Option<Bound>) -> Option<Bound> {
+    one.into_iter().chain(other).min_by_key(|bound| bound.most)
 }
 
 fn shortest(one: Option<Duration>, other: Option<u64>) -> Option<Duration> {

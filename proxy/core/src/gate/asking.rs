@@ -37,6 +37,13 @@ pub(crate) struct Before {
     pub(super) answered_by: Vec<String>,
 }
 
+impl Before {
+    /// Whether the command was not decided on yet.
+    pub(super) const fn is_first(&self) -> bool {
+        self.number.is_none()
+    }
+}
+
 impl<C> Asked<C> {
     /// The command as it was, to be decided on again.
     pub(crate) fn again(self) -> (C, Before) {

@@ -21,7 +21,7 @@ use super::Service;
 use crate::fault::Fault;
 use crate::gate::{Before, Gate, Judged, Way};
 use crate::ports::{BoxedIo, Io};
-use crate::protocol::{Conversation, Ending, LoggedIn, Next, Outcome, Protocol, Transaction};
+use crate::protocol::{Conversation, Ending, LoggedIn, Next, Outcome, Protocol, Remedy, Transaction};
 use crate::sessions::Registration;
 use crate::sluice::{Passed, Sluice};
 use crate::wire::Line;
@@ -223,6 +223,7 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
                     if std::mem::take(&mut self.interrupt_again) {
                         self.interrupt();
                     }
+                    self.note_interrupts();
                     Ok(())
                 }
                 // The target never sees what waited: there is no answer to wait for either.
@@ -358,7 +359,30 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
         for outcome in self.outcomes.drain(..) {
             self.gate.settle(&outcome);
         }
+        self.remedy();
         answered
+    }
+
+    fn remedy(&mut self) {
+        loop {
+            match self.conversation.remedy() {
+                Remedy::None => return,
+                // Behind what waits for its records: it was forwarded before.
+                Remedy::Send(constant) => {
+                    self.sluice.admit(None, &mut self.target.output).extend_from_slice(constant);
+                }
+                Remedy::Interrupt => {
+                    self.interrupt();
+                    self.note_interrupts();
+                }
+            }
+        }
+    }
+
+    fn note_interrupts(&mut self) {
+        if self.interrupts.is_empty() {
+            self.conversation.interrupted();
+        }
     }
 
     /// A session that must end may wait for an outcome that its target keeps back for the client's next command.

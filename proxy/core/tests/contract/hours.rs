@@ -244,8 +244,9 @@ async fn open_sessions_follow_an_edited_policy() {
 /// A way to lose one's standing.
 type Way = fn(&Stage);
 
-const CANCEL: SessionTerms =
-    SessionTerms { duration_seconds: None, idle_seconds: None, on_revocation: OnRevocation::Cancel };
+fn cancel() -> SessionTerms {
+    SessionTerms { on_revocation: OnRevocation::Cancel, ..SessionTerms::default() }
+}
 
 #[tokio::test(start_paused = true)]
 async fn revocation_cuts_what_runs_where_a_policy_says_so() {
@@ -265,7 +266,7 @@ async fn revocation_cuts_what_runs_where_a_policy_says_so() {
     ];
     for (reason, way) in ways {
         let mut stage = Stage::new();
-        stage.demand(FleetTerms::default(), CANCEL);
+        stage.demand(FleetTerms::default(), cancel());
         let (mut agent, mut target) = stage.open().await;
         agent.say("select orders\n").await;
         target.line().await;
@@ -323,7 +324,7 @@ async fn whose_authority_is_out_of_trust_is_cut_whatever_a_policy_says_and_told_
 #[tokio::test(start_paused = true)]
 async fn an_interrupt_that_came_too_early_is_sent_again() {
     let mut stage = Stage::new();
-    stage.demand(FleetTerms::default(), CANCEL);
+    stage.demand(FleetTerms::default(), cancel());
     let (mut agent, mut target) = stage.open().await;
     agent.say("select orders\n").await;
     target.line().await;
@@ -340,7 +341,7 @@ async fn an_interrupt_that_came_too_early_is_sent_again() {
 #[tokio::test(start_paused = true)]
 async fn a_target_that_does_not_stop_is_left() {
     let mut stage = Stage::new();
-    stage.demand(FleetTerms::default(), CANCEL);
+    stage.demand(FleetTerms::default(), cancel());
     let (mut agent, mut target) = stage.open().await;
     agent.say("select orders\n").await;
     target.line().await;

@@ -22,6 +22,7 @@ mod durability;
 mod endings;
 mod feed;
 mod hours;
+mod limits;
 mod memory;
 mod opening;
 #[path = "../support/mod.rs"]

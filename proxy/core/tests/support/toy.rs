@@ -182,6 +182,10 @@ impl Conversation for Lines {
         Described { action: command.action.as_ref().map_err(Clone::clone), entry: command.runs.then_some(entry) }
     }
 
+    fn concludes(&self, command: &Line) -> bool {
+        command.text == "end"
+    }
+
     fn forward(&mut self, granted: Granted<'_, Line>) -> Result<(), Fault> {
         let (command, number, upstream) = granted.into_parts();
         if command.runs {
@@ -222,7 +226,7 @@ impl Conversation for Lines {
                 };
                 self.open = then.filter(|_| failed.is_none()).unwrap_or(self.open);
                 if let Some(command) = number {
-                    outcomes.push(Outcome { command, failed, rows: rest.parse().ok() });
+                    outcomes.push(Outcome { command, failed, rows: rest.parse().ok(), limit: None });
                 }
             }
             client.extend_from_slice(text.as_bytes());

@@ -6,7 +6,7 @@
 
 use bytes::{Bytes, BytesMut};
 use sallyport_core::Fault;
-use sallyport_core::protocol::{Ending, Notice};
+use sallyport_core::protocol::{Ending, Notice, Reached};
 use sallyport_policy::{Denial, DenyReason, NotApproved};
 
 use crate::codec::backend::{error_response, notice_response};
@@ -26,6 +26,38 @@ pub(crate) fn command_refused(denial: &Denial, own: Option<(Denial, &'static str
         _ => command_code(denial),
     };
     said("ERROR", code, denial)
+}
+
+/// What became of a command whose answer was cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// The server failed it, or the transaction that it is part of.
+    Undone,
+    /// It had come to its end before it could be stopped.
+    Stands,
+}
+
+/// The ErrorResponse for a command whose answer is longer than a policy allows.
+pub(crate) fn too_long(reached: &Reached, most: u64, effect: Effect) -> Bytes {
+    let what = if reached.limit == "rowsPerCommand" { "rows" } else { "bytes of rows" };
+    let policy = format!("policy {}", reached.policy);
+    let became = match effect {
+        Effect::Undone => "the command was stopped and has failed",
+        Effect::Stands => "the rest is withheld; the command itself had come to its end, and what it changed stands",
+    };
+    let message = format!("the answer has more than the {most} {what} that {policy} allows one command: {became}");
+    let mut out = BytesMut::new();
+    // What the server says where a limit of its own is exceeded.
+    let fields: [(u8, &str); 6] = [
+        (b'S', "ERROR"),
+        (b'V', "ERROR"),
+        (b'C', "54000"),
+        (b'M', &message),
+        (b'D', &policy),
+        (b'H', "ask for less at once"),
+    ];
+    error_response(&mut out, &fields);
+    out.freeze()
 }
 
 /// The last words to a client whose session ends from our side.
@@ -60,6 +92,8 @@ fn command_code(denial: &Denial) -> &'static str {
         DenyReason::Stale { .. } => "57P03",
         // What the server itself says of a statement that its client has cancelled.
         DenyReason::NotApproved { why, .. } if matches!(**why, NotApproved::Cancelled { .. }) => "57014",
+        DenyReason::TooManySessions { .. } => "53300",
+        DenyReason::TooManyCommands { .. } => "53400",
         // 42501 is what the server itself says where privileges are missing: clients know it.
         _ => "42501",
     }
@@ -86,6 +120,7 @@ pub(crate) fn notice(notice: &Notice) -> Bytes {
 fn said(severity: &str, code: &str, denial: &Denial) -> Bytes {
     let message = denial.to_string();
     let rule = denial.rule().map(|(policy, rule)| format!("policy {policy}, rule {rule}"));
+    let rule = rule.or_else(|| denial.policy().map(|policy| format!("policy {policy}")));
     let mut fields = vec![(b'S', severity), (b'V', severity), (b'C', code), (b'M', message.as_str())];
     if let Some(rule) = &rule {
         fields.push((b'D', rule));

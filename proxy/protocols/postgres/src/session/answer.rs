@@ -21,7 +21,7 @@ use crate::sql::Loss;
 pub(super) const SKIPPED: &str = "skipped";
 
 /// What becomes of a message.
-enum Fate {
+pub(super) enum Fate {
     Passes,
     Replaced(Bytes),
 }
@@ -57,7 +57,8 @@ impl Conversation {
                 break;
             }
             let body = rest.get(HEADER..frame.total.min(rest.len())).unwrap_or_default();
-            if frame.kind == Kind::DataRow && self.masks_rows() && self.is_row_due() {
+            let over = self.goes_over(frame, body);
+            if !over && frame.kind == Kind::DataRow && self.masks_rows() && self.is_row_due() {
                 // Held whole: what passes in its place is of another length.
                 let mut row = mem::take(&mut self.row);
                 row.clear();
@@ -73,7 +74,9 @@ impl Conversation {
                 self.passing = Passing { remaining: frame.total, replaced: true };
                 continue;
             }
-            match self.take(frame.kind, body, outcomes)? {
+            let fate =
+                if over { self.curtail(frame.kind, body, outcomes) } else { self.take(frame.kind, body, outcomes) };
+            match fate? {
                 Fate::Passes => self.passing = Passing { remaining: frame.total, replaced: false },
                 Fate::Replaced(by) => {
                     deliver(input, seen, client);
@@ -88,7 +91,7 @@ impl Conversation {
     }
 
     /// Notes what one message means. `body` is whole for the kinds that [`needed`] waits for.
-    fn take(&mut self, kind: Kind, body: &[u8], outcomes: &mut Vec<Outcome>) -> Result<Fate, Fault> {
+    pub(super) fn take(&mut self, kind: Kind, body: &[u8], outcomes: &mut Vec<Outcome>) -> Result<Fate, Fault> {
         let awaits = self.queue.front().map(|entry| entry.awaits);
         match (kind, awaits) {
             (Kind::NoticeResponse, Some(Awaits::OurQuestion)) => return Ok(Fate::Replaced(Bytes::new())),
@@ -182,7 +185,7 @@ impl Conversation {
         if let Some(command) = entry.number {
             let rows = entry.rows.or((entry.passed > 0).then_some(entry.passed));
             let failed = entry.failed.map(|code| String::from_utf8_lossy(&code).into_owned());
-            outcomes.push(Outcome { command, failed, rows });
+            outcomes.push(Outcome { command, failed, rows, limit: entry.reached() });
         }
         Ok(())
     }
@@ -240,7 +243,8 @@ impl Conversation {
         }
         if let Some(command) = entry.number {
             let code = entry.failed.map(|code| String::from_utf8_lossy(&code).into_owned());
-            outcomes.push(Outcome { command, failed: Some(code.unwrap_or_else(|| SKIPPED.to_owned())), rows: None });
+            let failed = Some(code.unwrap_or_else(|| SKIPPED.to_owned()));
+            outcomes.push(Outcome { command, failed, rows: None, limit: entry.reached() });
         }
     }
 
@@ -325,6 +329,6 @@ pub(super) fn out_of_step(logged: String) -> Fault {
     Fault::upstream("the target broke the protocol", logged)
 }
 
-fn fault(error: CodecError) -> Fault {
+pub(super) fn fault(error: CodecError) -> Fault {
     out_of_step(error.to_string())
 }

@@ -13,6 +13,7 @@ use sallyport_policy::{Action, Denial};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::block_in_place;
 
+use super::curb::Spent;
 use super::names::{LONGEST_NAME, Meaning, NO_SEGMENT, Portal, Statement};
 use super::spoken::{gives_names, runs_names, speaks_of_names};
 use super::{Awaits, Conversation, Effect, InFlight, MOST_IN_FLIGHT, Skip};
@@ -182,6 +183,29 @@ impl Command {
         }
     }
 
+    /// Whether it does nothing but end the transaction, or go back in it.
+    pub(super) fn concludes(&self) -> bool {
+        let concludes = |described: &sql::Described| {
+            use sql::StatementKind::{Commit, Rollback, RollbackTo};
+            let ends = |kind: &_| matches!(kind, Commit { chain: false } | Rollback { chain: false } | RollbackTo(_));
+            !described.kinds.is_empty() && described.kinds.iter().all(ends)
+        };
+        match &self.what {
+            What::Query(Ok(described)) => concludes(described),
+            What::Execute(Ok(portal)) => portal.meaning.statements().iter().all(|one| concludes(&one.described)),
+            _ => false,
+        }
+    }
+
+    /// Where the rows of its answer are counted; `None` where it has none.
+    pub(super) fn spent(&self) -> Option<Arc<Spent>> {
+        match &self.what {
+            What::Query(_) => Some(Arc::default()),
+            What::Execute(Ok(portal)) => Some(Arc::clone(&portal.spent)),
+            _ => None,
+        }
+    }
+
     /// The SQLSTATE of a refusal of our own, with the denial it belongs to.
     pub(super) fn own_refusal(&self) -> Option<(Denial, &'static str)> {
         let own = match &self.what {
@@ -239,6 +263,9 @@ impl Conversation {
         }
         if self.copying > 0 {
             return Ok(self.copy_bytes(input));
+        }
+        if self.curb.holds() {
+            return Ok(Next::Full);
         }
         let Some(frame) = frontend::frame(input).map_err(fault)? else { return Ok(Next::Incomplete) };
         if frame.kind == Kind::Terminate {
@@ -344,7 +371,7 @@ impl Conversation {
             1..=COPIED_VALUES => Bytes::copy_from_slice(bind.values),
             _ => raw.slice_ref(bind.values),
         };
-        Ok(Portal { meaning, values })
+        Ok(Portal { meaning, values, spent: Arc::default() })
     }
 
     /// What happens to a message that comes before the Sync that is waited for.

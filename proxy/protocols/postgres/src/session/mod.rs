@@ -5,6 +5,7 @@
 
 mod answer;
 mod client;
+mod curb;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod hidden;
@@ -20,10 +21,11 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use sallyport_core::Fault;
 use sallyport_core::gate::{Granted, Refused};
-use sallyport_core::protocol::{self, Described, Ending, Masking, Next, Notice, Outcome, Transaction};
+use sallyport_core::protocol::{self, Described, Ending, Masking, Next, Notice, Outcome, Remedy, Transaction};
 
 pub use self::client::Command;
 use self::client::Place;
+use self::curb::{Budget, Curb};
 pub(crate) use self::hidden::masks_at_login;
 use self::names::{Meaning, Names, Portal};
 use crate::cancel::Registered;
@@ -70,6 +72,8 @@ pub struct Conversation {
     dropping: usize,
     /// The server's current message, of which a part has passed.
     passing: Passing,
+    /// What is being done about an answer that is too long.
+    curb: Curb,
     /// The server has said its last words.
     parted: bool,
     /// What the server reported at login of settings that change the meaning of commands.
@@ -136,6 +140,8 @@ struct InFlight {
     rows_masked: Option<Rows>,
     /// What our question has brought so far.
     catalog: Option<Box<Catalog>>,
+    /// How much it may answer.
+    budget: Option<Box<Budget>>,
 }
 
 #[derive(Debug)]
@@ -169,6 +175,7 @@ impl InFlight {
             veil: None,
             rows_masked: None,
             catalog: None,
+            budget: None,
         }
     }
 }
@@ -192,6 +199,7 @@ impl Conversation {
             copying: 0,
             dropping: 0,
             passing: Passing::default(),
+            curb: Curb::default(),
             parted: false,
             pinned: beginning.pinned,
             masks: beginning.masks,
@@ -276,9 +284,18 @@ impl protocol::Conversation for Conversation {
         described
     }
 
+    fn concludes(&self, command: &Command) -> bool {
+        command.concludes()
+    }
+
     fn forward(&mut self, granted: Granted<'_, Command>) -> Result<(), Fault> {
+        let allowance = granted.allowance().cloned();
         let (command, number, upstream) = granted.into_parts();
-        self.forward_command(&command, number, upstream)
+        self.forward_command(&command, number, upstream)?;
+        if let (Some(allowance), Some(spent)) = (allowance, command.spent()) {
+            self.allow(allowance, spent);
+        }
+        Ok(())
     }
 
     fn refuse(&mut self, mut refused: Refused<'_, Command>, client: &mut BytesMut) -> Result<(), Fault> {
@@ -331,6 +348,14 @@ impl protocol::Conversation for Conversation {
     /// After an error the server skips everything up to the next Sync, and so does this side.
     fn overtaken(&self) -> bool {
         self.skip != Skip::No
+    }
+
+    fn remedy(&mut self) -> Remedy {
+        self.curb.remedy()
+    }
+
+    fn interrupted(&mut self) {
+        self.curb.interrupted();
     }
 
     fn idle(&self) -> bool {

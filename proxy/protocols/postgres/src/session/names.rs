@@ -15,6 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sallyport_policy::{Action, Fields};
 
+use super::curb::Spent;
 use crate::sql;
 
 /// Names longer than this are cut by the server: two of them could be one there.
@@ -128,6 +129,8 @@ pub(crate) struct Portal {
     pub(crate) meaning: Meaning,
     /// As [`crate::codec::frontend::parameters`] reads them.
     pub(crate) values: Bytes,
+    /// What it has answered so far.
+    pub(crate) spent: Arc<Spent>,
 }
 
 /// What a name can stand for.
@@ -156,7 +159,8 @@ impl Value for Portal {
     fn any<'a>(values: impl Iterator<Item = &'a Self>) -> Option<Self> {
         let mut last = None;
         let meaning = Meaning::union(values.inspect(|portal| last = Some(*portal)).map(|portal| &portal.meaning))?;
-        Some(Self { meaning, values: last.map(|portal| portal.values.clone()).unwrap_or_default() })
+        let last: &Self = last?;
+        Some(Self { meaning, values: last.values.clone(), spent: Arc::clone(&last.spent) })
     }
 }
 

@@ -127,7 +127,8 @@ impl Conversation {
             match space {
                 Space::Statement => self.statements.sent(name.as_bytes(), noted.serial, segment, meaning),
                 Space::Portal => {
-                    let portal = meaning.map(|meaning| Portal { meaning, values: bytes::Bytes::new() });
+                    let portal =
+                        meaning.map(|meaning| Portal { meaning, values: bytes::Bytes::new(), spent: Arc::default() });
                     self.portals.sent(name.as_bytes(), noted.serial, segment, portal);
                 }
             }

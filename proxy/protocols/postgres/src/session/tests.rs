@@ -2,7 +2,7 @@
 
 use sallyport_core::protocol::Conversation as _;
 use sallyport_core::sessions::SessionId;
-use sallyport_policy::Denial;
+use sallyport_policy::{Allowance, Denial};
 
 use super::*;
 use crate::cancel::Registry;
@@ -10,6 +10,7 @@ use crate::codec::backend::{self, error_field, error_response, failure};
 use crate::codec::frontend::build::*;
 use crate::codec::{self};
 
+mod curb;
 mod model;
 mod waiting;
 
@@ -25,6 +26,8 @@ struct Rig {
     held: BytesMut,
     /// Texts of what ran, in the order in which it was judged.
     ran: Vec<String>,
+    /// How much each command may answer.
+    allowance: Option<Arc<Allowance>>,
 }
 
 impl Rig {
@@ -42,6 +45,7 @@ impl Rig {
             commands: 0,
             held: BytesMut::new(),
             ran: Vec::new(),
+            allowance: None,
         }
     }
 
@@ -92,7 +96,11 @@ impl Rig {
                     self.commands += 1;
                     self.commands
                 });
-                self.session.forward_command(command, number, &mut self.upstream)
+                self.session.forward_command(command, number, &mut self.upstream)?;
+                if let (Some(allowance), Some(spent)) = (&self.allowance, command.spent()) {
+                    self.session.allow(Arc::clone(allowance), spent);
+                }
+                Ok(())
             }
         }
     }

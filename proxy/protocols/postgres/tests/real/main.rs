@@ -8,6 +8,7 @@
 mod asking;
 mod commands;
 mod hours;
+mod limits;
 mod masks;
 mod opening;
 mod raw;
