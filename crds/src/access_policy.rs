@@ -35,10 +35,12 @@ use crate::schema::{self, Conditions};
         type_ = "string",
         json_path = r#".status.ancestors[*].conditions[?(@.type=="Programmed")].status"#
     ),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(name = "Targets", type_ = "string", json_path = ".spec.targetRefs[*].name"),
     printcolumn(name = "Agents", type_ = "integer", json_path = ".status.matchedAgents"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
+#[x_kube(validation = Rule::new("!has(self.limits) || self.mode == 'Enforce'").message("limits of a policy that observes would not hold: put them into one that enforces"))]
 #[serde(rename_all = "camelCase")]
 pub struct AccessPolicySpec {
     /// The targets it is about, in the policy's own namespace: the owner of a target grants access to it.
@@ -65,6 +67,12 @@ pub struct AccessPolicySpec {
     /// deleted or taken out of a group, or the credential no longer granted. The next command is refused either way.
     #[serde(default)]
     pub on_revocation: OnRevocation,
+
+    /// `Enforce`: its rules decide. `Observe`: it refuses nothing, and the records tell what it would have decided. Where a
+    /// policy that enforces applies to the same session, that one alone decides; where none does, every command that can
+    /// be understood is let through.
+    #[serde(default)]
+    pub mode: PolicyMode,
 
     /// What these subjects may and may not do.
     #[schemars(length(min = 1, max = 128))]
@@ -163,6 +171,16 @@ pub struct SessionLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000))]
     pub concurrent_sessions: Option<i64>,
+}
+
+/// Whether a policy decides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PolicyMode {
+    /// It does.
+    #[default]
+    Enforce,
+    /// It is only recorded what it would have decided.
+    Observe,
 }
 
 /// What happens to the command that runs.

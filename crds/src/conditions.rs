@@ -45,6 +45,8 @@ pub mod reason {
     pub const INVALID: &str = "Invalid";
     /// Another object claims the same thing, and came first.
     pub const CONFLICTED: &str = "Conflicted";
+    /// A rule lists what the rest of it excludes.
+    pub const NEVER_MATCHES: &str = "NeverMatches";
     /// The named target does not exist (yet).
     pub const TARGET_NOT_FOUND: &str = "TargetNotFound";
     /// The named target exists and was not accepted.

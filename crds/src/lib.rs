@@ -29,7 +29,8 @@ mod trust_domain;
 
 pub use access_policy::{
     AccessMask, AccessPolicy, AccessPolicySpec, AccessPolicyStatus, AccessRule, AgentRef, Ancestor, AskSpec, Detector,
-    GroupRef, MaskMethod, OnRevocation, PostgresRule, RuleAction, SessionLimits, SubjectRef, TargetRef, WhereClause,
+    GroupRef, MaskMethod, OnRevocation, PolicyMode, PostgresRule, RuleAction, SessionLimits, SubjectRef, TargetRef,
+    WhereClause,
 };
 pub use access_request::{
     AccessRequest, AccessRequestSpec, AccessRequestStatus, Answer, AskingAgent, Command, Consumption, Decision,

@@ -31,6 +31,7 @@ pub(crate) struct Metrics {
     opened: Counter,
     commands: Family<Labels, Counter>,
     binding: Family<Labels, Counter>,
+    observed: Family<Labels, Counter>,
     limits: Family<Labels, Counter>,
     records_lost: Counter,
     recordings_waiting: Gauge,
@@ -68,6 +69,7 @@ impl Metrics {
             opened: Counter::default(),
             commands: Family::default(),
             binding: Family::default(),
+            observed: Family::default(),
             limits: Family::default(),
             records_lost: Counter::default(),
             recordings_waiting: Gauge::default(),
@@ -96,6 +98,9 @@ impl Metrics {
         registry.register("commands", "Commands judged, by verdict", m.commands.clone());
         let help = "Sessions from outside their identity's binding: refused at the opening, or ended later";
         registry.register("binding_refused", help, m.binding.clone());
+        let help =
+            "Commands that would have been judged otherwise if the policies that observe enforced, by that verdict";
+        registry.register("commands_observed", help, m.observed.clone());
         let help = "Sessions, commands and answers that a limit of a policy stopped, by limit";
         registry.register("limits_reached", help, m.limits.clone());
         registry.register("records_lost", "Records that could not be written", m.records_lost.clone());
@@ -179,6 +184,7 @@ impl Meter for Metrics {
             Event::Denied => drop(self.commands.get_or_create(&[("verdict", "deny")]).inc()),
             Event::Asked => drop(self.commands.get_or_create(&[("verdict", "ask")]).inc()),
             Event::OutsideBinding(at) => drop(self.binding.get_or_create(&[("at", at)]).inc()),
+            Event::WouldHave(verdict) => drop(self.observed.get_or_create(&[("verdict", verdict)]).inc()),
             Event::Limited(limit) => drop(self.limits.get_or_create(&[("limit", limit)]).inc()),
             Event::RecordLost => drop(self.records_lost.inc()),
         }
@@ -197,6 +203,7 @@ mod tests {
         for event in [Event::Accepted, Event::Refused("client"), Event::Allowed, Event::Denied, Event::RecordLost] {
             metrics.count(event);
         }
+        metrics.count(Event::WouldHave("deny"));
         metrics.count(Event::Limited("commandsPerMinute"));
         metrics.shed("room");
         metrics.input_refused("tls");

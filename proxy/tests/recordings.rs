@@ -23,6 +23,7 @@ fn append(recordings: &Recordings, sequence: u64, text: &str) -> Result<(), Reco
         revision: "0123456789abcdef",
         request: None,
         answered_by: &[],
+        would_have: None,
     };
     let parameters = [Parameter::Text("a\"b".to_owned()), Parameter::Null];
     recordings.append(&Record {

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use kube::ResourceExt;
 use sallyport_crds::{
-    AccessMask, AccessPolicy, AccessPolicySpec, AccessRule, Detector, MaskMethod, OnRevocation, PostgresRule,
-    ProtectedTarget, ProxySpec, RuleAction, SubjectRef, TlsMode, WhereClause,
+    AccessMask, AccessPolicy, AccessPolicySpec, AccessRule, Detector, MaskMethod, OnRevocation, PolicyMode,
+    PostgresRule, ProtectedTarget, ProxySpec, RuleAction, SubjectRef, TlsMode, WhereClause,
 };
 use sallyport_policy as policy;
 use sallyport_policy::{
@@ -70,6 +70,14 @@ pub fn entry(policy: &AccessPolicy, target: &ProtectedTarget) -> Result<PolicyEn
     let own = policy.namespace().unwrap_or_default();
     let held = credential_names(target);
     let sessions = session_terms(&policy.spec)?;
+    let mode = match policy.spec.mode {
+        PolicyMode::Enforce => policy::Mode::Enforce,
+        // The schema refuses that; limits that do not hold would be a promise that nobody keeps.
+        PolicyMode::Observe if policy.spec.limits.is_some() => {
+            return Err(invalid("limits of a policy that observes would not hold".to_owned()));
+        }
+        PolicyMode::Observe => policy::Mode::Observe,
+    };
     let mut rules = builtin::rules();
     for rule in &policy.spec.rules {
         rules.push(compiled(rule)?);
@@ -78,7 +86,7 @@ pub fn entry(policy: &AccessPolicy, target: &ProtectedTarget) -> Result<PolicyEn
     let granted = policy.spec.credentials.iter().filter(|name| held.contains(name.as_str()));
     let masks = policy.spec.masks.iter().map(mask).collect::<Result<_, _>>()?;
     let credentials = granted.cloned().collect();
-    Ok(PolicyEntry { name: policy.name_any(), subjects, credentials, sessions, rules, masks })
+    Ok(PolicyEntry { name: policy.name_any(), subjects, credentials, mode, sessions, rules, masks })
 }
 
 /// Names in `as` that the target has no credential for.

@@ -11,6 +11,7 @@ pub mod children;
 pub mod compile;
 pub mod fleets;
 pub mod identity;
+pub mod idle;
 pub mod names;
 pub mod pod_certificate;
 pub mod pods;

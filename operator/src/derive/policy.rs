@@ -7,10 +7,10 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use sallyport_crds::conditions::{self, ACCEPTED, Finding, PROGRAMMED, RESOLVED_REFS, ok, reason};
 use sallyport_crds::{AccessPolicy, AccessPolicyStatus, AgentIdentity, Ancestor, ProtectedTarget, TargetRef};
-use sallyport_policy::{Bundle, Subject};
+use sallyport_policy::{Bundle, Mode, PolicyEntry, Subject};
 
 use super::target::Fleet;
-use super::{compile, shadow, target};
+use super::{compile, idle, shadow, target};
 
 /// What one policy needs to know of one target.
 #[derive(Debug, Clone)]
@@ -71,9 +71,10 @@ fn present(policy: &AccessPolicy, attachment: &Attachment<'_>) -> Vec<Finding> {
             ];
         }
     };
-    let accepted = match shadow::first(&entry, &attachment.bundle.policies) {
-        None => Finding::yes(ACCEPTED, ok::ACCEPTED, "the spec is valid"),
-        Some(found) => Finding::no(
+    let accepted = match (shadow::first(&entry, &attachment.bundle.policies), idle::first(&entry)) {
+        (None, None) => Finding::yes(ACCEPTED, ok::ACCEPTED, observing(&entry, attachment.bundle)),
+        (None, Some(found)) => Finding::no(ACCEPTED, reason::NEVER_MATCHES, found.to_string()),
+        (Some(found), _) => Finding::no(
             ACCEPTED,
             reason::CONFLICTED,
             format!(
@@ -90,6 +91,16 @@ fn present(policy: &AccessPolicy, attachment: &Attachment<'_>) -> Vec<Finding> {
         Finding::no(RESOLVED_REFS, reason::CREDENTIAL_NOT_FOUND, message)
     };
     vec![accepted, resolved, target::programmed(attachment.target, attachment.bundle, attachment.fleet)]
+}
+
+/// What to tell of a valid policy: of one that observes, whom it leaves without any rule that holds.
+fn observing(entry: &PolicyEntry, bundle: &Bundle) -> &'static str {
+    let enforces = |subject| bundle.policies.iter().any(|p| p.mode == Mode::Enforce && p.subjects.contains(subject));
+    match entry.mode {
+        Mode::Enforce => "the spec is valid",
+        Mode::Observe if entry.subjects.iter().all(enforces) => "the spec is valid; it observes, and others decide",
+        Mode::Observe => "the spec is valid; it observes, and subjects that no other policy names are refused nothing",
+    }
 }
 
 /// How many of `identities` the policy's subjects come to.

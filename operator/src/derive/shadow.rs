@@ -3,7 +3,7 @@
 //! Owns the search for rules that can never do what they say. Touches nothing. Invariant: it only tells;
 //! what is enforced is the same with or without it, because deny wins anyway.
 
-use sallyport_policy::{Effect, Matcher, NamePattern, PolicyEntry, Rule};
+use sallyport_policy::{Effect, Matcher, Mode, NamePattern, PolicyEntry, Rule};
 
 /// A rule that allows or asks without effect, and the deny that takes it back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,8 @@ fn denies(entry: &PolicyEntry) -> impl Iterator<Item = &Rule> {
 fn speaks_for(wide: &PolicyEntry, narrow: &PolicyEntry) -> bool {
     narrow.subjects.iter().all(|subject| wide.subjects.contains(subject))
         && narrow.credentials.iter().all(|name| wide.credentials.contains(name))
+        // What only observes takes nothing back from what enforces.
+        && (wide.mode == Mode::Enforce || narrow.mode == Mode::Observe)
 }
 
 /// Whether everything that `narrow` matches, `wide` matches. May say no where it is so; never yes where it is not.

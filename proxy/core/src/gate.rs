@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use sallyport_policy::{
-    Allowance, Ask, Denial, DenyReason, Durability, NotApproved, OnFailure, RecordingLevel, RuleRef, Session, Terms,
-    Upstream, Verdict, World, decide, is_outside_binding, masks, standing, terms,
+    Allowance, Ask, Denial, DenyReason, Durability, Mode, NotApproved, OnFailure, RecordingLevel, RuleRef, Session,
+    Terms, Upstream, Verdict, World, decide, is_outside_binding, masks, standing, terms,
 };
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
@@ -25,12 +25,13 @@ use crate::hours::{Hours, Reading};
 use crate::identify::Principal;
 use crate::ports::{BoxedIo, Credential, Event as Count, Ports, RecordFault};
 use crate::protocol::{Conversation, Described, Masking, Opening, Outcome, Transaction};
-use crate::record::{Decision, Event, Record};
+use crate::record::{Decision, Event, Record, WouldHave};
 use crate::sessions::Registration;
 use crate::sluice::{Debt, PATIENCE, Sluice};
 use crate::usage::Seat;
 
 mod asking;
+mod observing;
 
 pub(crate) use self::asking::{Asked, Before, refusal as not_approved};
 
@@ -191,6 +192,10 @@ pub(crate) struct Gate {
     masking: (u64, Option<Arc<Masking>>),
     /// What of them goes with each command.
     allowance: Option<Arc<Allowance>>,
+    /// Whether some policy that could speak of it observes.
+    observed: bool,
+    /// What those would have made of the command that is being decided on.
+    would_have: Option<WouldHave>,
     /// Its place among the agent's open sessions, from its opening on.
     seat: Option<Seat>,
     names: Names,
@@ -276,6 +281,8 @@ impl Gate {
             terms: (0, Terms::default()),
             masking: (0, None),
             allowance: None,
+            observed: false,
+            would_have: None,
             seat: None,
             names: Names {
                 session: registration.id.to_string(),
@@ -305,6 +312,7 @@ impl Gate {
             revision: &world.bundle.revision,
             request: None,
             answered_by: &[],
+            would_have: None,
         };
         let event = Event::Open { client, credential: &credential, facts: &opening.facts, decision };
         let recorded = match refused {
@@ -416,6 +424,7 @@ impl Gate {
                 self.terms.1 = terms;
             }
             self.terms.0 = world.generation;
+            self.observed = world.bundle.policies.iter().any(|policy| policy.mode == Mode::Observe);
         }
     }
 
@@ -492,7 +501,9 @@ impl Gate {
             (Ok(()), Err(denial)) => Verdict::Deny(denial.clone()),
             (Err(denial), _) => Verdict::Deny(denial),
         };
-        match verdict.answered(&world.bundle.revision, before.approval.as_ref()) {
+        let verdict = verdict.answered(&world.bundle.revision, before.approval.as_ref());
+        self.would_have = self.otherwise(world, described, &verdict);
+        match verdict {
             Verdict::Deny(denial) => self.denied(world, described, denial, before),
             Verdict::Ask(ask) => self.ask(world, described, ask, before),
             Verdict::Allow { rule } => self.allowed(world, described, rule, before),
@@ -505,6 +516,7 @@ impl Gate {
         self.mark_limit(&denial);
         let reason = denial.to_string();
         let (policy, rule) = (denial.policy(), denial.rule().map(|(_, rule)| rule));
+        let would_have = self.would_have.take();
         let decision = Decision {
             verdict: "deny",
             policy,
@@ -513,6 +525,7 @@ impl Gate {
             revision: &world.bundle.revision,
             request: before.request.as_deref(),
             answered_by: &before.answered_by,
+            would_have: would_have.as_ref(),
         };
         if let Some(entry) = &described.entry {
             let command = before.number.unwrap_or_else(|| self.number());
@@ -531,6 +544,7 @@ impl Gate {
         let mut owed = None;
         if world.bundle.recording.level != RecordingLevel::None {
             let (policy, rule) = rule.and_then(|rule| world.bundle.rule_names(rule)).unzip();
+            let would_have = self.would_have.take();
             let decision = Decision {
                 verdict: "allow",
                 policy,
@@ -539,6 +553,7 @@ impl Gate {
                 revision: &world.bundle.revision,
                 request: before.request.as_deref(),
                 answered_by: &before.answered_by,
+                would_have: would_have.as_ref(),
             };
             let event = Event::Command { command, text: &entry.text, parameters: &entry.parameters, decision };
             match self.record_first(world, event) {

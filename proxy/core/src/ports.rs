@@ -209,6 +209,8 @@ pub enum Event {
     /// A session was refused or ended because it comes from outside its identity's binding: at its `opening`, or
     /// later as an open `session`.
     OutsideBinding(&'static str),
+    /// A policy that observes would have decided otherwise; the label is how.
+    WouldHave(&'static str),
     /// A limit of a policy was reached; the label is its name there.
     Limited(&'static str),
     /// A record could not be written.

@@ -109,6 +109,26 @@ pub struct Decision<'a> {
     /// Who approved it.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub answered_by: &'a [String],
+    /// What would have been decided if the policies that observe enforced, where that is something else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub would_have: Option<&'a WouldHave>,
+}
+
+/// A decision that was not made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WouldHave {
+    /// As in [`Decision`].
+    pub verdict: &'static str,
+    /// The policy whose rule would have decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// The rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Why it would have been refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// A parameter of a command.

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::ask::AskTerms;
 use crate::mask::Mask;
+use crate::observe::Mode;
 use crate::pattern::NamePattern;
 use crate::recording::Recording;
 use crate::terms::{FleetTerms, SessionTerms};
@@ -101,6 +102,9 @@ pub struct PolicyEntry {
     /// The credentials it grants; its rules count in sessions opened with one of them.
     #[serde(rename = "as")]
     pub credentials: Vec<String>,
+    /// Whether it decides.
+    #[serde(default, skip_serializing_if = "Mode::is_default")]
+    pub mode: Mode,
     /// What it demands of the sessions that it applies to.
     #[serde(default, skip_serializing_if = "SessionTerms::is_default")]
     pub sessions: SessionTerms,

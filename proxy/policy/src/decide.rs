@@ -9,6 +9,7 @@ use core::net::IpAddr;
 use crate::ask::{Ask, NotApproved};
 use crate::bundle::{Bundle, Effect, Matcher, ObjectMatcher, PolicyEntry, Rule, Subject};
 use crate::mask::forbids;
+use crate::observe::{Deciding, Mode, deciding};
 use crate::{Action, Fact, IdentityName, Member, Object, Operation, World};
 
 /// The facts of a session that decisions hang on. All come from the verified certificate, the socket, and the
@@ -204,9 +205,24 @@ pub fn decide(world: &World, session: &Session, action: &Action) -> Verdict {
         Ok(member) => member,
         Err(denial) => return Verdict::Deny(denial),
     };
+    if deciding(world, member, session) == Deciding::None {
+        // What is masked stays masked, whatever the mode.
+        return forbids(world, session, action).map_or(Verdict::Allow { rule: None }, Verdict::Deny);
+    }
+    judge(world, member, session, action, |policy| policy.mode == Mode::Enforce)
+}
+
+/// What those policies say of the action that `counts` lets have a say.
+pub(crate) fn judge(
+    world: &World,
+    member: &Member,
+    session: &Session,
+    action: &Action,
+    counts: impl Fn(&PolicyEntry) -> bool + Copy,
+) -> Verdict {
     let in_force = || {
         applicable(&world.bundle, member)
-            .filter(|(_, policy)| policy.credentials.contains(&session.credential))
+            .filter(move |(_, policy)| policy.credentials.contains(&session.credential) && counts(policy))
             .flat_map(|(at, policy)| {
                 policy.rules.iter().enumerate().map(move |(n, rule)| (RuleRef { policy: at, rule: n }, policy, rule))
             })
@@ -396,7 +412,9 @@ impl Denial {
     #[must_use]
     pub fn policy(&self) -> Option<&str> {
         match &self.reason {
-            DenyReason::TooManySessions { policy, .. } | DenyReason::TooManyCommands { policy, .. } => Some(policy),
+            DenyReason::TooManySessions { policy, .. }
+            | DenyReason::TooManyCommands { policy, .. }
+            | DenyReason::Masked { policy, .. } => Some(policy),
             _ => self.rule().map(|(policy, _)| policy),
         }
     }

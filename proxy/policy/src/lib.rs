@@ -21,6 +21,7 @@ mod bundle;
 mod decide;
 mod fields;
 mod mask;
+mod observe;
 mod pattern;
 mod recording;
 mod roster;
@@ -38,6 +39,7 @@ pub use bundle::{
 pub use decide::{Denial, DenyReason, RuleRef, Session, Verdict, decide, is_outside_binding, standing};
 pub use fields::{Column, FieldNames, Fields, Shown};
 pub use mask::{Detector, Mask, MaskMethod, MaskPlan, masks};
+pub use observe::{Mode, would_have};
 pub use pattern::{ColumnPattern, NamePattern, PatternError};
 pub use recording::{Durability, OnFailure, Recording, RecordingLevel, Span, Store};
 pub use roster::{Member, Roster};

@@ -117,6 +117,7 @@ impl Gate {
             revision: &question.revision,
             request: Some(name),
             answered_by: &[],
+            would_have: None,
         };
         let must = self.feed.load().as_deref().is_none_or(|world| world.bundle.recording.must_hold());
         match self.record_command(&conversation.describe(&asked.command), asked.before.number, decision) {
@@ -144,6 +145,7 @@ impl Gate {
             revision: &asked.question.revision,
             request,
             answered_by: &[],
+            would_have: None,
         };
         // Refused either way: a refusal that cannot be recorded is counted, not forgiven.
         let _counted = self.record_command(&conversation.describe(&asked.command), asked.before.number, decision);

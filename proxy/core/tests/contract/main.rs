@@ -24,6 +24,7 @@ mod feed;
 mod hours;
 mod limits;
 mod memory;
+mod observe;
 mod opening;
 #[path = "../support/mod.rs"]
 mod support;
