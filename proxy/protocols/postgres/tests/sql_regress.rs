@@ -64,7 +64,7 @@ struct Tally {
     refused: usize,
     /// Calls of what has a built-in's name in another schema of the path, and of functions that are written like a
     /// column of a table: for the administrator to see to.
-    overloads: usize,
+    left: usize,
     wrong: BTreeMap<String, Vec<String>>,
 }
 
@@ -140,7 +140,11 @@ impl Tally {
             self.relations += 1;
             // 1 INSERT, 2 SELECT, 4 UPDATE, 8 DELETE.
             let reads = rights & 13 == 0;
-            if !is_on(&described.action, ObjectKind::Table, name, reads) {
+            // A table that somebody made in pg_catalog, for which the server has to be told to let it: not on the list.
+            let is_made_there = name.0 == "pg_catalog" && !builtin.contains_key(&('r', relation));
+            if is_made_there {
+                self.left += 1;
+            } else if !is_on(&described.action, ObjectKind::Table, name, reads) {
                 wrong.push(format!("{} {}.{}", if reads { "reads" } else { "writes" }, name.0, name.1));
             }
         }
@@ -159,7 +163,7 @@ impl Tally {
             };
             let like_a_column = text.contains(&format!(".{}", name.1)) && !text.contains(&format!("{}(", name.1));
             if builtin.iter().any(overloads) || like_a_column {
-                self.overloads += 1;
+                self.left += 1;
             } else {
                 wrong.push(format!("calls {}.{}", name.0, name.1));
             }
@@ -234,11 +238,11 @@ async fn the_server_agrees(wanted: impl Fn(&str) -> bool) -> Tally {
         tally.read(&builtin, &mut names, name, &log[read..]);
         read = log.len();
     }
-    let Tally { statements, relations, calls, unknown, refused, overloads, wrong } = &tally;
+    let Tally { statements, relations, calls, unknown, refused, left, wrong } = &tally;
     let count: usize = wrong.values().map(Vec::len).sum();
     println!(
         "{statements} statements with {relations} relations and {calls} calls compared, {unknown} unknown, \
-         {refused} refused, {overloads} left to the administrator, {count} wrong"
+         {refused} refused, {left} left to the administrator, {count} wrong"
     );
     tally
 }
