@@ -30,7 +30,9 @@ impl Conversation {
 
     /// The catalog is being asked: what comes now is judged when the answer is there.
     pub(super) fn awaits_catalog(&self) -> bool {
-        self.queue.iter().any(|entry| entry.awaits == Awaits::OurQuestion)
+        // Behind the question comes at most the command it was asked for, with our Describe: nothing is decoded until
+        // it is answered. So however many are in flight, three entries are looked at.
+        self.queue.iter().rev().take(3).any(|entry| entry.awaits == Awaits::OurQuestion)
     }
 
     /// Asks the catalog before a command, where masks need to know it better and the session is where it can be asked.
