@@ -1,9 +1,10 @@
 //! The identities of the namespaces that the bundle names, as their watches tell of them.
 //!
 //! Owns how events come to a roster. Touches its arguments only; [`super::cluster`] watches. Invariants:
-//! a list counts only when it is complete; a namespace that cannot be read costs only itself.
+//! a list counts only when it is complete; a namespace that cannot be read costs only itself; what was heard of a
+//! suspension, a revocation or a deletion is not unheard from an API server that lags behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::SystemTime;
 
@@ -12,7 +13,10 @@ use kube::runtime::watcher::Event;
 use sallyport_crds::AgentIdentity;
 use sallyport_policy::{Member, Roster};
 
-type Members = BTreeMap<String, Member>;
+type Members = BTreeMap<String, Known>;
+
+/// Deleted identities of a namespace that are remembered: as many as an API server that lags may still show.
+const MOST_GONE: usize = 1024;
 
 /// What is known of each namespace.
 #[derive(Debug, Default)]
@@ -25,7 +29,16 @@ struct Namespace {
     members: Members,
     /// The list that is coming in, until it is complete.
     incoming: Option<Members>,
+    /// UIDs of the identities whose deletion was heard of, the latest at the end.
+    gone: VecDeque<String>,
     standing: Standing,
+}
+
+/// An identity, and the version of its object that said so; none for one from before a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Known {
+    member: Member,
+    version: Option<u64>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -47,7 +60,8 @@ impl Namespaces {
         for name in wanted {
             if !self.known.contains_key(name) {
                 let of_it = kept.members.values().filter(|member| member.namespace == *name);
-                let members = of_it.map(|member| (member.name.clone(), member.clone())).collect();
+                let kept = |member: &Member| Known { member: member.clone(), version: None };
+                let members = of_it.map(|member| (member.name.clone(), kept(member))).collect();
                 self.known.insert(name.clone(), Namespace { members, ..Namespace::default() });
                 added.push(name.clone());
             }
@@ -61,8 +75,9 @@ impl Namespaces {
         match event {
             Event::Init => known.incoming = Some(Members::new()),
             Event::InitApply(identity) => {
-                let member = member(namespace, &identity);
-                known.incoming.get_or_insert_default().insert(member.name.clone(), member);
+                if let Some(taken) = known.take(namespace, &identity) {
+                    known.incoming.get_or_insert_default().insert(identity.name_any(), taken);
+                }
             }
             Event::InitDone => {
                 known.members = known.incoming.take().unwrap_or_default();
@@ -70,10 +85,19 @@ impl Namespaces {
                 return true;
             }
             Event::Apply(identity) => {
-                let member = member(namespace, &identity);
-                return known.members.insert(member.name.clone(), member.clone()) != Some(member);
+                let name = identity.name_any();
+                return match known.take(namespace, &identity) {
+                    Some(taken) => {
+                        let before = known.members.insert(name, taken.clone());
+                        before.is_none_or(|before| before.member != taken.member)
+                    }
+                    None => known.members.remove(&name).is_some(),
+                };
             }
-            Event::Delete(identity) => return known.members.remove(&identity.name_any()).is_some(),
+            Event::Delete(identity) => {
+                known.bury(&identity);
+                return known.members.remove(&identity.name_any()).is_some();
+            }
         }
         false
     }
@@ -81,7 +105,7 @@ impl Namespaces {
     /// When an event that suspends somebody or revokes certificates was written; nothing for any other.
     pub(crate) fn revocation(&self, namespace: &str, event: &Event<AgentIdentity>) -> Option<SystemTime> {
         let Event::Apply(identity) = event else { return None };
-        let before = self.known.get(namespace)?.members.get(&identity.name_any())?;
+        let before = &self.known.get(namespace)?.members.get(&identity.name_any())?.member;
         let after = member(namespace, identity);
         let less = (after.suspended && !before.suspended) || after.min_not_before > before.min_not_before;
         less.then(|| written(identity)).flatten()
@@ -107,10 +131,41 @@ impl Namespaces {
     /// Everybody who is known.
     pub(crate) fn roster(&self) -> Roster {
         let mut roster = Roster::default();
-        for member in self.known.values().flat_map(|known| known.members.values()) {
-            roster.insert(member.clone());
+        for known in self.known.values().flat_map(|known| known.members.values()) {
+            roster.insert(known.member.clone());
         }
         roster
+    }
+}
+
+impl Namespace {
+    /// What an object says, beside what is known of it; nothing for one that is deleted or on its way to be: nothing
+    /// undoes that, however long a finalizer keeps it.
+    fn take(&mut self, namespace: &str, identity: &AgentIdentity) -> Option<Known> {
+        if identity.metadata.deletion_timestamp.is_some() {
+            self.bury(identity);
+        }
+        let uid = identity.metadata.uid.as_ref();
+        if uid.is_some_and(|uid| self.gone.contains(uid)) {
+            return None;
+        }
+        let version = identity.metadata.resource_version.as_ref().and_then(|version| version.parse().ok());
+        let new = Known { member: member(namespace, identity), version };
+        let older = |known: &&Known| known.member.uid.as_ref() == uid && new.version < known.version;
+        let Some(known) = self.members.get(&new.member.name).filter(older) else { return Some(new) };
+        // From an API server that lags, or an etcd that was set back: what is stricter counts, on either side.
+        let suspended = known.member.suspended || new.member.suspended;
+        let min_not_before = known.member.min_not_before.max(new.member.min_not_before);
+        Some(Known { member: Member { suspended, min_not_before, ..known.member.clone() }, version: known.version })
+    }
+
+    /// Remembers a deletion.
+    fn bury(&mut self, identity: &AgentIdentity) {
+        let Some(uid) = identity.metadata.uid.clone().filter(|uid| !self.gone.contains(uid)) else { return };
+        if self.gone.len() >= MOST_GONE {
+            self.gone.pop_front();
+        }
+        self.gone.push_back(uid);
     }
 }
 
@@ -240,6 +295,64 @@ mod tests {
         assert_eq!(namespaces.revocation("a", &Event::Apply(changed.clone())), None, "it was suspended before");
         changed.spec.revoke_before = Some(Time(jiff::Timestamp::from_second(15).unwrap()));
         assert_eq!(namespaces.revocation("a", &Event::Apply(changed)), Some(written));
+    }
+
+    fn written_as(version: u64, uid: &str, suspend: bool) -> AgentIdentity {
+        let mut written = identity("bot", 1);
+        written.metadata.resource_version = Some(version.to_string());
+        written.metadata.uid = Some(uid.into());
+        written.spec.suspend = suspend;
+        written
+    }
+
+    #[test]
+    fn an_api_server_that_lags_undoes_no_suspension_and_no_revocation() {
+        let mut namespaces = Namespaces::default();
+        namespaces.speak_of(&["a".into()], &Roster::default());
+        let mut relist = |objects: Vec<AgentIdentity>| {
+            namespaces.hear("a", Event::Init);
+            for object in objects {
+                namespaces.hear("a", Event::InitApply(object));
+            }
+            namespaces.hear("a", Event::InitDone);
+            namespaces.roster().member("a", "bot").map(|bot| (bot.suspended, bot.min_not_before))
+        };
+        let mut revoked = written_as(9, "one", true);
+        revoked.spec.revoke_before = Some(Time(jiff::Timestamp::from_second(50).unwrap()));
+        assert_eq!(relist(vec![revoked]), Some((true, 50)));
+        assert_eq!(relist(vec![written_as(8, "one", false)]), Some((true, 50)), "from before");
+        // One that was set back is obeyed where it takes rights away.
+        let mut later = written_as(7, "one", false);
+        later.spec.revoke_before = Some(Time(jiff::Timestamp::from_second(70).unwrap()));
+        assert_eq!(relist(vec![later]), Some((true, 70)));
+        assert_eq!(relist(vec![written_as(10, "one", false)]), Some((false, 1)), "lifted since");
+        assert_eq!(relist(vec![written_as(3, "two", true)]), Some((true, 1)), "another object");
+        assert_eq!(relist(vec![]), None);
+    }
+
+    #[test]
+    fn who_is_deleted_is_gone_though_a_finalizer_or_an_old_list_still_shows_it() {
+        let mut namespaces = Namespaces::default();
+        namespaces.speak_of(&["a".into()], &Roster::default());
+        namespaces.hear("a", Event::Init);
+        namespaces.hear("a", Event::InitApply(written_as(1, "one", false)));
+        namespaces.hear("a", Event::InitDone);
+        let mut ending = written_as(2, "one", false);
+        ending.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::from_second(9).unwrap()));
+        assert!(namespaces.hear("a", Event::Apply(ending)), "its finalizer is another's matter");
+        assert!(names(&namespaces).is_empty());
+        namespaces.hear("a", Event::Init);
+        namespaces.hear("a", Event::InitApply(written_as(1, "one", false)));
+        namespaces.hear("a", Event::InitDone);
+        assert!(names(&namespaces).is_empty(), "a list from before");
+        assert!(namespaces.hear("a", Event::Apply(written_as(5, "two", false))));
+        assert_eq!(names(&namespaces), ["a/bot"], "made again");
+        assert!(namespaces.hear("a", Event::Delete(written_as(6, "two", false))));
+        assert!(!namespaces.hear("a", Event::Apply(written_as(5, "two", false))));
+        for number in 0..2 * MOST_GONE as u64 {
+            namespaces.hear("a", Event::Delete(written_as(7, &number.to_string(), false)));
+        }
+        assert_eq!(namespaces.known["a"].gone.len(), MOST_GONE);
     }
 
     #[test]
