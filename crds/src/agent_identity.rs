@@ -164,7 +164,8 @@ pub struct AgentIdentityStatus {
     /// The addresses of the pods that the identity is bound to, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(max = 45)))]
-    #[x_kube(merge_strategy = ListMerge::Set)]
+    // One owner: an address that somebody else adds is gone with the operator's next word.
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub bound_addresses: Vec<String>,
     /// What is known about this object.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

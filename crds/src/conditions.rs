@@ -21,6 +21,9 @@ pub const BOUND: &str = "Bound";
 /// Certificates are replaced in time. There only while it is `False`: since then a renewal is due that does not come through.
 pub const ROTATING: &str = "Rotating";
 
+/// The roots are where they are asked for. There only while it is `False`.
+pub const PUBLISHED: &str = "Published";
+
 /// Reasons of conditions that are `True`.
 pub mod ok {
     /// `Accepted`: nothing is wrong with the spec.

@@ -115,6 +115,7 @@ pub async fn run_by(
         memory,
         seen: Seen::default(),
         requests: pod_certificate::Requests::default(),
+        unpublished: std::sync::Mutex::default(),
     });
     let keeper = tokio::select! {
         () = stop.cancelled() => return Ok(()),
@@ -185,7 +186,7 @@ fn start_controllers(
     running.spawn(fleets::run(Arc::clone(context), bell.fleets_rung(), stop.clone()));
     running.spawn(keeper.run(Arc::clone(context), bell.clone(), bell.trust_rung(), stop.clone()));
     running.spawn(pod_certificate::run(Arc::clone(context), bell.clone(), stop.clone()));
-    running.spawn(publish::run(Arc::clone(context), bell.publish_rung(), stop.clone()));
+    running.spawn(publish::run(Arc::clone(context), bell.clone(), stop.clone()));
     running.spawn(request::run(Arc::clone(context), stop.clone()));
     running.spawn(forget(Arc::clone(context), stop.clone()));
     running.spawn(context.clock.clone().watch(bell.clone(), stop.clone()));

@@ -80,6 +80,15 @@ pub(crate) async fn status<K: Made, S: Serialize + PartialEq>(
     before: Option<&S>,
     status: &S,
 ) -> Result<Option<String>, Fault> {
+    Ok(write_status(client, object, before, status).await?.and_then(|written| written.resource_version()))
+}
+
+async fn write_status<K: Made, S: Serialize + PartialEq>(
+    client: &Client,
+    object: &K,
+    before: Option<&S>,
+    status: &S,
+) -> Result<Option<K>, Fault> {
     if before == Some(status) {
         return Ok(None);
     }
@@ -92,7 +101,39 @@ pub(crate) async fn status<K: Made, S: Serialize + PartialEq>(
         "status": status,
     });
     let params = PatchParams::apply(FIELD_MANAGER).force();
-    let written = api.patch_status(&object.name_any(), &params, &Patch::Apply(&body)).await?;
+    Ok(Some(api.patch_status(&object.name_any(), &params, &Patch::Apply(&body)).await?))
+}
+
+/// The same for a kind whose whole status is the operator's: what somebody else put beside our fields, which a
+/// server-side apply leaves alone, is taken out.
+///
+/// # Errors
+/// The same.
+pub(crate) async fn whole_status<K: Made, S: Serialize + PartialEq>(
+    client: &Client,
+    object: &K,
+    before: Option<&S>,
+    status: &S,
+) -> Result<Option<String>, Fault> {
+    let Some(written) = write_status(client, object, before, status).await? else { return Ok(None) };
+    let (wanted, found) = (serde_json::to_value(status)?, serde_json::to_value(&written)?);
+    let (Some(fields), Some(found)) = (wanted.as_object(), found.get("status").and_then(Value::as_object)) else {
+        return Ok(written.resource_version());
+    };
+    if fields == found {
+        return Ok(written.resource_version());
+    }
+    tracing::warn!(object = object.name_any(), "somebody else has written to its status: it is put right");
+    let mut body = wanted.clone();
+    for key in found.keys().filter(|key| !fields.contains_key(*key)) {
+        if let Some(body) = body.as_object_mut() {
+            body.insert(key.clone(), Value::Null);
+        }
+    }
+    let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
+    let patch = json!({"metadata": {"resourceVersion": written.resource_version()}, "status": body});
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let written = api.patch_status(&object.name_any(), &params, &Patch::Merge(&patch)).await?;
     Ok(written.resource_version())
 }
 

@@ -148,7 +148,7 @@ pub(crate) async fn write_trust(
     secrets: &Api<Secret>,
     seat: &Seat<'_>,
     found: &Found,
-) -> Result<(), Fault> {
+) -> Result<Held, Fault> {
     let mut annotations = json!({ names::TRUST: seat.authority.trust_digest() });
     if let (Role::Fleet, Some(map)) = (seat.role, annotations.as_object_mut()) {
         // Who signed an agent's is of no matter to a rotation: its end is known.
@@ -164,8 +164,8 @@ pub(crate) async fn write_trust(
         Ok(written) => {
             context.metrics.wrote("Secret");
             let held = inspect(Some(&written), seat.owner, seat.role, seat.authority);
-            context.seen.saw(&written, seat.owner, seat.authority, held);
-            Ok(())
+            context.seen.saw(&written, seat.owner, seat.authority, held.clone());
+            Ok(held)
         }
         Err(error) => {
             context.seen.forget(&seat.place);

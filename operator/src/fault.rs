@@ -75,8 +75,9 @@ impl Fault {
             Self::Api(kube::Error::Api(status))
                 if (400..500).contains(&status.code) && !matches!(status.code, 404 | 409 | 429) =>
             {
-                let message = format!("the API server refuses the certificate's Secret: {}", cut(&status.message));
-                Some(Refusal { reason: reason::WRITE_REFUSED, message })
+                let said = cut(&status.message);
+                let message = format!("the API server refuses the certificate's Secret: {said}");
+                Some(Refusal { reason: reason::WRITE_REFUSED, message, said })
             }
             fault if failures >= 2 => {
                 let said = match fault {
@@ -84,7 +85,7 @@ impl Fault {
                     fault => cut(&fault.to_string()),
                 };
                 let message = format!("the certificate's Secret cannot be written: {said}");
-                Some(Refusal { reason: reason::WRITE_FAILED, message })
+                Some(Refusal { reason: reason::WRITE_FAILED, message, said })
             }
             _ => None,
         }

@@ -177,12 +177,32 @@ async fn of_two_trust_domains_the_older_counts_and_one_that_disagrees_changes_no
     operator.stop().await;
 }
 
+/// Waits for the event that a place is somebody else's.
+async fn told(stage: &Stage, namespace: &str, kind: &str) {
+    let api = stage.api("events.k8s.io/v1", "Event", namespace).await;
+    let is_told = |event: &Value| event["regarding"]["kind"] == kind && event["reason"] == "NotOurs";
+    for _ in 0..600 {
+        let events = api.list(&kube::api::ListParams::default()).await.unwrap().items;
+        if events.iter().any(|event| is_told(&event.data)) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("no event about the {kind}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_roots_are_where_they_are_asked_for() {
     let stage = Stage::new().await;
     let mine =
         "{apiVersion: v1, kind: ConfigMap, metadata: {name: sallyport-trust, namespace: prod}, data: {mine: yes-mine}}";
     stage.apply(mine).await;
+    // The cluster's own place is taken as well.
+    let stranger = sallyport_harness::Pki::new("stranger").unwrap().ca_pem();
+    let theirs = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "ClusterTrustBundle",
+        "metadata": {"name": "sallyport-trust"}, "spec": {"trustBundle": stranger}});
+    stage.apply(&theirs.to_string()).await;
+    stage.apply(&trust_domain(json!({}))).await;
     let operator = stage.operator().await;
     let namespace = |name: &str, value: &str| {
         format!(
@@ -192,15 +212,35 @@ async fn the_roots_are_where_they_are_asked_for() {
     stage.apply(&namespace("ci", "enabled")).await;
     stage.apply(&namespace("prod", "enabled")).await;
     let map = stage.until("v1", "ConfigMap", "ci", "sallyport-trust", |o| o["data"]["ca.crt"].is_string()).await;
-    let bundle = stage.until("certificates.k8s.io/v1", "ClusterTrustBundle", "", "sallyport-trust", |_| true).await;
     let roots = part(&ca(&stage).await, "ca.crt");
     assert_eq!(map["data"]["ca.crt"].as_str().unwrap().trim(), roots.trim());
-    assert_eq!(bundle["spec"]["trustBundle"].as_str().unwrap().trim(), roots.trim());
+    // What is not ours is left alone, and told of where people look.
+    told(&stage, "prod", "ConfigMap").await;
+    told(&stage, "default", "ClusterTrustBundle").await;
+    let unpublished = |o: &Value| is(condition(o, "Published"), "False", "NotOurs") && ready(o);
+    let both = |o: &Value| unpublished(o) && o["status"]["conditions"].to_string().contains("(and 1 more)");
+    stage.until(OURS, "TrustDomain", "", DOMAIN, both).await;
+    told(&stage, "default", "TrustDomain").await;
     operator.at_rest().await;
-    let theirs = stage.get("v1", "ConfigMap", "prod", "sallyport-trust").await.unwrap();
-    assert_eq!(theirs["data"], json!({"mine": "yes-mine"}), "what is not ours is left alone");
+    let kept = stage.get("v1", "ConfigMap", "prod", "sallyport-trust").await.unwrap();
+    assert_eq!(kept["data"], json!({"mine": "yes-mine"}));
+    let bundle = ("certificates.k8s.io/v1", "ClusterTrustBundle", "", "sallyport-trust");
+    let kept = stage.get(bundle.0, bundle.1, bundle.2, bundle.3).await.unwrap();
+    assert_eq!(kept["spec"], theirs["spec"]);
+    // Out of the way, the place is ours; one that cannot be written costs itself alone.
+    stage.delete(bundle.0, bundle.1, bundle.2, bundle.3).await;
+    stage.delete("v1", "ConfigMap", "prod", "sallyport-trust").await;
+    let frozen = json!({"apiVersion": "v1", "kind": "ConfigMap", "immutable": true, "data": {"ca.crt": "none"},
+        "metadata": {"name": "sallyport-trust", "namespace": "prod", "labels": {"app.kubernetes.io/managed-by": "sallyport"}}});
+    stage.apply(&frozen.to_string()).await;
+    let refused = |o: &Value| is(condition(o, "Published"), "False", "WriteRefused");
+    stage.until(OURS, "TrustDomain", "", DOMAIN, refused).await;
+    let ours = stage.until(bundle.0, bundle.1, bundle.2, bundle.3, |_| true).await;
+    assert_eq!(ours["spec"]["trustBundle"].as_str().unwrap().trim(), roots.trim());
+    stage.delete("v1", "ConfigMap", "prod", "sallyport-trust").await;
+    stage.until("v1", "ConfigMap", "prod", "sallyport-trust", |o| o["data"] == map["data"]).await;
+    stage.until(OURS, "TrustDomain", "", DOMAIN, |o| condition(o, "Published").is_none()).await;
     // Another root is in both; a namespace that asks no more loses it.
-    stage.apply(&trust_domain(json!({}))).await;
     let asked = later(&stage).await;
     stage.apply(&trust_domain(json!({"requestedAt": asked}))).await;
     let two = |text: &Value| text.as_str().unwrap().matches("BEGIN CERTIFICATE").count() == 2;

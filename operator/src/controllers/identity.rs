@@ -41,10 +41,14 @@ pub(crate) async fn reconcile(object: Arc<AgentIdentity>, context: Arc<Context>)
     };
     let mut plan = derive(&found.held);
     let in_a_secret = object.spec.certificate.delivery == Delivery::Secret;
-    if in_a_secret && certificates::lacks_trust(&found.held, plan.certificate.as_ref()) {
-        certificates::write_trust(&context, &secrets, &seat, &found).await?;
-    }
     let mut fault = None;
+    if in_a_secret
+        && certificates::lacks_trust(&found.held, plan.certificate.as_ref())
+        && let Err(refused) = certificates::write_trust(&context, &secrets, &seat, &found).await
+    {
+        // What keeps the roots from being written keeps nothing else back: addresses are told all the same.
+        fault = Some(stuck(&context, &object, &found.held, &mut plan, refused)?);
+    }
     if let Some(Plan::Issue(order)) = &plan.certificate {
         let metadata =
             certificates::metadata(&plan.secret, &namespace, names::owner(object.as_ref()), names::managed());
@@ -59,14 +63,7 @@ pub(crate) async fn reconcile(object: Arc<AgentIdentity>, context: Arc<Context>)
                 plan = derive(&held);
             }
             Ok(Outcome::Taken(held)) => plan = derive(&held),
-            Err(refused) => match refused.refusal(context.memory.failures(&uid)) {
-                Some(refusal) => {
-                    identity::stuck(&mut plan, &object, &found.held, &settings, &refusal, context.now());
-                    let longest = certificate::patience(&found.held, context.now());
-                    fault = Some(Fault::Stuck { source: Box::new(refused), longest });
-                }
-                None => return Err(refused),
-            },
+            Err(refused) => fault = Some(stuck(&context, &object, &found.held, &mut plan, refused)?),
         }
         if fault.is_none() && matches!(plan.certificate, Some(Plan::Issue(_))) {
             return Err(Fault::Meanwhile);
@@ -76,11 +73,27 @@ pub(crate) async fn reconcile(object: Arc<AgentIdentity>, context: Arc<Context>)
         context.memory.due(&uid, KIND, *renewal, context.now());
     }
 
-    let version = crate::apply::status(&context.client, object.as_ref(), object.status.as_ref(), &plan.status).await?;
+    let before = object.status.as_ref();
+    let version = crate::apply::whole_status(&context.client, object.as_ref(), before, &plan.status).await?;
     if version.is_some() {
         context.metrics.wrote("AgentIdentity/status");
         context.report(KIND, object.as_ref(), told, &plan.status.conditions).await;
     }
     context.memory.wrote(object.as_ref(), version);
     fault.map_or_else(|| Ok(again(plan.again)), Err)
+}
+
+/// Puts into `plan` that the Secret could not be written; an error while another try may well succeed.
+fn stuck(
+    context: &Context,
+    object: &AgentIdentity,
+    held: &Held,
+    plan: &mut identity::IdentityPlan,
+    refused: Fault,
+) -> Result<Fault, Fault> {
+    let failures = context.memory.failures(object.metadata.uid.as_deref().unwrap_or_default());
+    let Some(refusal) = refused.refusal(failures) else { return Err(refused) };
+    identity::stuck(plan, object, held, &context.settings(), &refusal, context.now());
+    let longest = certificate::patience(held, context.now());
+    Ok(Fault::Stuck { source: Box::new(refused), longest })
 }

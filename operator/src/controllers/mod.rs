@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bell::Queue;
 use crate::clock::Clock;
 use crate::derive::Settings;
+use crate::derive::publish::Unpublished;
 use crate::fault::Fault;
 use crate::issue::{Authority, Trust};
 use crate::metrics::Metrics;
@@ -59,6 +60,7 @@ pub(crate) struct Context {
     pub(crate) memory: Arc<Memory>,
     pub(crate) seen: Seen,
     pub(crate) requests: pod_certificate::Requests,
+    pub(crate) unpublished: Mutex<Vec<Unpublished>>,
 }
 
 /// What is remembered of objects between reconciles; losing it costs nothing but a look.
@@ -191,8 +193,16 @@ impl Context {
         self.publish_at(&object.object_ref(&()), event).await;
     }
 
-    /// Writes one event about what is referred to.
+    /// Writes one event about what is referred to. Its note is cut to what the API takes: an event is never lost to what
+    /// somebody put into an object or an answer.
     pub(crate) async fn publish_at(&self, object: &ObjectReference, event: &Event) {
+        let event = &Event {
+            type_: event.type_,
+            reason: event.reason.clone(),
+            note: event.note.as_deref().map(noted),
+            action: event.action.clone(),
+            secondary: event.secondary.clone(),
+        };
         if let Err(error) = self.recorder.0.publish(event, object).await {
             tracing::warn!(%error, reason = event.reason, "event not written");
         }
@@ -213,11 +223,17 @@ fn worth_telling(before: &[Condition], after: &[Condition]) -> Vec<Event> {
     news.filter(|new| new.reason != sallyport_crds::conditions::reason::PENDING)
         .map(|new| {
             let type_ = if new.status == "True" { EventType::Normal } else { EventType::Warning };
-            // The API bounds a note at 1 KiB.
-            let note = new.message.chars().take(900).collect();
-            Event { type_, reason: new.reason.clone(), note: Some(note), action: new.type_.clone(), secondary: None }
+            let note = Some(new.message.clone());
+            Event { type_, reason: new.reason.clone(), note, action: new.type_.clone(), secondary: None }
         })
         .collect()
+}
+
+/// As much of a note as the API takes: 1 KiB.
+fn noted(text: &str) -> String {
+    const LONGEST: usize = 1000;
+    let cut = (0..=LONGEST.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text.get(..cut).unwrap_or_default().to_owned()
 }
 
 /// Runs the controller of one kind until `stop`.
@@ -290,4 +306,16 @@ fn back_off<K: Resource>(object: Arc<K>, fault: &Fault, context: Arc<Context>) -
 pub(crate) fn again(after: Option<Duration>) -> Action {
     // A second late rather than early: a plan made just before its time would change nothing.
     after.map_or_else(Action::await_change, |after| Action::requeue(after + Duration::from_millis(200)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_cut_at_a_character() {
+        assert_eq!(noted("as it is"), "as it is");
+        let long = noted(&"é".repeat(5000));
+        assert!(long.len() <= 1000 && long.chars().all(|one| one == 'é'), "{}", long.len());
+    }
 }

@@ -55,10 +55,17 @@ pub(crate) async fn reconcile(object: Arc<ProtectedTarget>, context: Arc<Context
     let mut plan = target::plan(&view, &context.settings(), context.now());
 
     // A child that cannot be written keeps no certificate from its renewal.
-    let foreign = write_children(&context, &plan).await;
+    let foreign = write_children(&context, &plan, |child| !is_fleet(child)).await;
     let mut stuck = None;
     if certificates::lacks_trust(&server.held, plan.server.as_ref()) {
-        certificates::write_trust(&context, &secrets, &seat, &server).await?;
+        // What keeps the roots from being written keeps nothing else back.
+        match certificates::write_trust(&context, &secrets, &seat, &server).await {
+            Ok(held) => view.server = held,
+            Err(fault) => match fault.refusal(context.memory.failures(&uid)) {
+                Some(refusal) => stuck = Some((fault, refusal)),
+                None => return Err(fault),
+            },
+        }
     }
     if let Some(Plan::Issue(order)) = &plan.server {
         let labels = names::labels(&object.name_any());
@@ -84,6 +91,9 @@ pub(crate) async fn reconcile(object: Arc<ProtectedTarget>, context: Arc<Context
         make_mask_key(&context, &secrets, &object).await?;
     }
     view.foreign = foreign?;
+    if target::may_mount(&view) {
+        view.foreign.extend(write_children(&context, &plan, is_fleet).await?);
+    }
     // The same question again, with what is there now: the status is of what was written.
     plan = target::plan(&view, &context.settings(), context.now());
     if let Some(Plan::Keep { renewal, .. }) = &plan.server {
@@ -178,11 +188,15 @@ async fn look_up(context: &Context, namespace: &str, reference: &Reference) -> R
     Ok(if lacking.is_empty() { Found::Complete } else { Found::Lacks(lacking) })
 }
 
-/// Writes what is not there yet; returns what exists and is not ours.
-async fn write_children(context: &Context, plan: &TargetPlan) -> Result<Vec<String>, Fault> {
+fn is_fleet(child: &Child) -> bool {
+    matches!(child, Child::Deployment(_))
+}
+
+/// Writes what is not there yet of those that are meant; returns what exists and is not ours.
+async fn write_children(context: &Context, plan: &TargetPlan, meant: fn(&Child) -> bool) -> Result<Vec<String>, Fault> {
     let (client, stores) = (&context.client, &context.stores);
     let mut foreign = Vec::new();
-    for child in &plan.children {
+    for child in plan.children.iter().filter(|child| meant(child)) {
         let (kind, applied) = match child {
             Child::ServiceAccount(it) => ("ServiceAccount", apply::apply(client, &stores.service_accounts, it).await?),
             Child::Role(it) => ("Role", apply::apply(client, &stores.roles, it).await?),

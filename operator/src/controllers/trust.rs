@@ -4,7 +4,7 @@
 //! CA's Secrets, statuses. Invariant: nothing is in force that is not written down before; what cannot be
 //! used whole changes nothing and is told.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -131,7 +131,7 @@ async fn reconcile(context: &Context, bell: &Bell, keeper: &mut Keeper) -> Resul
     };
 
     let facts = ledger.facts();
-    let plan = trust::plan(&facts, &given, &elected.wanted, &spread(context, &ledger)?, now);
+    let mut plan = trust::plan(&facts, &given, &elected.wanted, &spread(context, &ledger)?, now);
     keeper.complain(context, &plan, place).await;
     let next = match &plan.step {
         Step::Keep => ledger,
@@ -141,17 +141,35 @@ async fn reconcile(context: &Context, bell: &Bell, keeper: &mut Keeper) -> Resul
         step => ledger.after(step, taken, now),
     };
     if plan.step != Step::Keep || found.ledger.is_none() {
-        write(&secrets, &found, &next).await?;
+        if let Err(fault) = write(&secrets, &found, &next).await {
+            // Nothing has changed, and somebody has to know why.
+            let Some(refusal) = fault.refusal(keeper.failures) else { return Err(fault) };
+            let why = format!("Secret {} cannot be written: {}", found.name, refusal.said);
+            plan.waits = Some((Wait::Unwritten(refusal.reason), why));
+            keeper.complain(context, &plan, &found.name).await;
+            tell_elected(context, elected.domain, &facts, &plan, now).await?;
+            return Err(fault);
+        }
         context.metrics.wrote("Secret");
         announce(context, &found.name, &plan.step, &next).await;
     }
     put_in_force(context, bell, &next)?;
     keeper.ledger = Some(next.clone());
-    if let Some(domain) = elected.domain {
-        let trust = context.authority().trust_digest();
-        tell(context, domain, &trust_domain::status(domain, &next.facts(), &plan, &trust, now)).await?;
-    }
+    tell_elected(context, elected.domain, &next.facts(), &plan, now).await?;
     Ok(plan.again)
+}
+
+async fn tell_elected(
+    context: &Context,
+    domain: Option<&TrustDomain>,
+    facts: &trust::Ledger,
+    plan: &Plan,
+    now: Timestamp,
+) -> Result<(), Fault> {
+    let Some(domain) = domain else { return Ok(()) };
+    let trust = context.authority().trust_digest();
+    let unpublished = context.unpublished.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    tell(context, domain, &trust_domain::status(domain, facts, plan, &unpublished, &trust, now)).await
 }
 
 /// The Secrets as they are.
@@ -212,6 +230,7 @@ impl Keeper {
             Some((Wait::Given(word), why)) => (*word, format!("{why}; the last good authority stays in force")),
             Some((Wait::Compromised, why)) => (reason::COMPROMISED, why.clone()),
             Some((Wait::NearItsEnd, why)) => (reason::NEAR_ITS_END, why.clone()),
+            Some((Wait::Unwritten(word), why)) => (*word, why.clone()),
         };
         if self.told.as_ref() != Some(&what.1) {
             tracing::error!(secret, reason = what.0, cause = what.1, "the authority needs somebody");
@@ -395,8 +414,7 @@ async fn announce(context: &Context, secret: &str, step: &Step, ledger: &Ledger)
 }
 
 async fn publish(context: &Context, secret: &str, type_: EventType, word: &str, note: String) {
-    let note = Some(note.chars().take(900).collect());
-    let event = Event { type_, reason: word.to_owned(), note, action: "Trust".to_owned(), secondary: None };
+    let event = Event { type_, reason: word.to_owned(), note: Some(note), action: "Trust".to_owned(), secondary: None };
     context.publish_at(&context.ca.reference(secret), &event).await;
 }
 

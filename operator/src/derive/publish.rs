@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use kube::core::PartialObjectMeta;
+use sallyport_crds::conditions::{Finding, PUBLISHED, reason};
 
 use super::names;
 
@@ -22,6 +23,54 @@ pub fn asking<'a>(namespaces: impl IntoIterator<Item = &'a PartialObjectMeta<Nam
             && namespace.metadata.deletion_timestamp.is_none()
     };
     namespaces.into_iter().filter(asks).map(ResourceExt::name_any).collect()
+}
+
+/// A place that asks for the roots and does not have them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Unpublished {
+    /// Kind of the object there.
+    pub kind: &'static str,
+    /// Its namespace, if it has one.
+    pub namespace: Option<String>,
+    /// A word for machines.
+    pub reason: &'static str,
+    /// A sentence for people.
+    pub why: String,
+}
+
+impl Unpublished {
+    /// The object of that kind is somebody else's.
+    #[must_use]
+    pub fn not_ours(kind: &'static str, namespace: Option<&str>) -> Self {
+        let place = place(kind, namespace);
+        let why = format!(
+            "{place} exists and is somebody else's: it is left alone, and pods that read it do not get the roots of Sallyport; delete it if nobody needs it"
+        );
+        Self { kind, namespace: namespace.map(str::to_owned), reason: reason::NOT_OURS, why }
+    }
+
+    /// It could not be written.
+    #[must_use]
+    pub fn refused(kind: &'static str, namespace: Option<&str>, said: &str) -> Self {
+        let why = format!("{} cannot be written: {said}", place(kind, namespace));
+        Self { kind, namespace: namespace.map(str::to_owned), reason: reason::WRITE_REFUSED, why }
+    }
+}
+
+fn place(kind: &str, namespace: Option<&str>) -> String {
+    let slash = namespace.map(|namespace| format!("{namespace}/")).unwrap_or_default();
+    format!("{kind} {slash}{}", names::TRUST_BUNDLE)
+}
+
+/// What to tell of them all; nothing where there is none.
+#[must_use]
+pub fn finding(unpublished: &[Unpublished]) -> Option<Finding> {
+    let first = unpublished.first()?;
+    let others = match unpublished.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    Some(Finding::no(PUBLISHED, first.reason, format!("{}{others}", first.why)))
 }
 
 /// The roots, for pods of one namespace.

@@ -12,8 +12,10 @@ use sallyport_crds::conditions::{self, Finding};
 pub struct Refusal {
     /// A word for machines.
     pub reason: &'static str,
-    /// What the API server said.
+    /// A sentence for people.
     pub message: String,
+    /// What the API server said.
+    pub said: String,
 }
 
 /// `others`, with a condition of `type_` that says why: `Rotating` while the certificate that is held still serves,

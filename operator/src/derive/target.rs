@@ -14,7 +14,7 @@ use sallyport_crds::conditions::{self, ACCEPTED, Finding, PROGRAMMED, READY, ok,
 use sallyport_crds::{AccessPolicy, ProtectedTarget, ProtectedTargetStatus, RecordingAnchor};
 use sallyport_policy::{Bundle, Mask};
 
-use super::certificate::{self, Held, Names, Plan, Wanted};
+use super::certificate::{self, Facts, Held, Names, Plan, Wanted};
 use super::children::{self, Child};
 use super::refs::References;
 use super::{Settings, compile, names, recording, refs};
@@ -111,6 +111,15 @@ pub fn plan(view: &TargetView<'_>, settings: &Settings, now: Timestamp) -> Targe
     let again = again(&server, sound, now);
     let needs_mask_key = bundle.policies.iter().flat_map(|policy| &policy.masks).any(Mask::needs_key);
     TargetPlan { children: wanted, server: Some(server), needs_mask_key, status, departed: departed(view), again }
+}
+
+/// Whether the fleet may be made: its pods trust whatever roots are in the Secret of its certificate, so the Secret has
+/// to be ours before the first of them mounts it. A fleet that is there goes on.
+#[must_use]
+pub fn may_mount(view: &TargetView<'_>) -> bool {
+    let is_there = !view.fleet.mounted.is_empty();
+    let sound = |facts: &Facts| facts.from_our_authority && facts.key_matches && facts.trust_is_current;
+    is_there || matches!(&view.server, Held::Certificate(facts) if sound(facts))
 }
 
 /// Whether every replica of `target` runs `bundle`, as a finding.

@@ -149,6 +149,8 @@ pub enum Wait {
     Compromised,
     /// The given authority ends soon.
     NearItsEnd,
+    /// The next step cannot be written down: a word for what the API server said.
+    Unwritten(&'static str),
 }
 
 /// The next step.

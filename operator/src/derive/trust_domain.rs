@@ -13,6 +13,7 @@ use sallyport_crds::{
     AuthoritySource, AuthorityStatus, KeyAlgorithm, PreviousAuthority, TrustDomain, TrustDomainSpec, TrustDomainStatus,
 };
 
+use super::publish::{self, Unpublished};
 use super::trust::{CaFacts, Ledger, Plan, Wait, Wanted};
 use super::{Settings, identity};
 
@@ -110,7 +111,14 @@ fn by_flags(given: Option<&str>) -> (Wanted, Origin) {
 
 /// What to tell about the one that counts.
 #[must_use]
-pub fn status(domain: &TrustDomain, ledger: &Ledger, plan: &Plan, trust: &str, now: Timestamp) -> TrustDomainStatus {
+pub fn status(
+    domain: &TrustDomain,
+    ledger: &Ledger,
+    plan: &Plan,
+    unpublished: &[Unpublished],
+    trust: &str,
+    now: Timestamp,
+) -> TrustDomainStatus {
     let ready = match &plan.waits {
         None => Finding::yes(READY, ok::READY, "the authority signs"),
         Some((Wait::Pending, what)) => Finding::yes(READY, ok::READY, what),
@@ -119,8 +127,10 @@ pub fn status(domain: &TrustDomain, ledger: &Ledger, plan: &Plan, trust: &str, n
         }
         Some((Wait::Compromised, why)) => Finding::no(READY, reason::COMPROMISED, why),
         Some((Wait::NearItsEnd, why)) => Finding::no(READY, reason::NEAR_ITS_END, why),
+        Some((Wait::Unwritten(word), why)) => Finding::no(READY, word, why),
     };
-    let findings = vec![Finding::yes(ACCEPTED, ok::ACCEPTED, "the spec is valid"), ready];
+    let mut findings = vec![Finding::yes(ACCEPTED, ok::ACCEPTED, "the spec is valid"), ready];
+    findings.extend(publish::finding(unpublished));
     let phase = match (&ledger.next, ledger.previous.is_empty()) {
         (Some(_), _) => "Propagating",
         (None, false) => "Retiring",

@@ -31,7 +31,8 @@ pub fn inspect(secret: Option<&Secret>, uid: &str, role: Role, authority: &Autho
     }
     match facts(secret, role, authority) {
         Ok(facts) => Held::Certificate(facts),
-        Err(fault) => Held::Unreadable(fault),
+        // Parsers cite what they met, and that may be as long as a Secret.
+        Err(fault) => Held::Unreadable(fault.chars().take(200).collect()),
     }
 }
 
@@ -77,7 +78,8 @@ fn names_in(certificate: &x509_parser::certificate::X509Certificate<'_>) -> Resu
         match name {
             GeneralName::URI(uri) => names.uris.push((*uri).to_owned()),
             GeneralName::DNSName(dns) => names.dns.push((*dns).to_owned()),
-            other => return Err(format!("{CERTIFICATE} has a name of another kind: {other}")),
+            // What it says is somebody's, and goes into no event.
+            _ => return Err(format!("{CERTIFICATE} has a name that is neither a URI nor a DNS name")),
         }
     }
     names.uris.sort();
