@@ -10,15 +10,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
 use futures::stream::{AbortHandle, BoxStream, SelectAll, abortable};
+use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::Store;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, ResourceExt};
 use sallyport_crds::{AgentIdentity, PodSelector};
 
 use crate::bell::Bell;
 use crate::derive::binding::selects;
 use crate::derive::pods::Pod;
+use crate::pace::watching;
 
 /// Ended pods are not even sent.
 const NOT_ENDED: &str = "status.phase!=Succeeded,status.phase!=Failed";
@@ -67,7 +68,7 @@ impl AgentPods {
                 () = changed.notified() => {
                     for namespace in self.bind(&bound(&identities), &bell) {
                         let pods = Api::namespaced(client.clone(), &namespace);
-                        let config = watch::Config::default().fields(NOT_ENDED);
+                        let config = watching().fields(NOT_ENDED);
                         let (events, handle) = abortable(watcher(pods, config).default_backoff());
                         if let Some(entry) = self.lock().get_mut(&namespace) {
                             entry.watch = Some(handle);

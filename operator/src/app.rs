@@ -25,6 +25,7 @@ use crate::controllers::{
 use crate::issue::Trust;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
+use crate::pace::paced;
 use crate::seen::Seen;
 use crate::stores::Stores;
 
@@ -50,6 +51,7 @@ pub async fn run_by(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let clock = Clock::new(wall);
+    let client = paced(client, &config.namespace);
     let place = trust::Place { namespace: config.namespace.clone(), secret: config.ca_secret.clone() };
     let ledger = trust::establish(&client, &place, &config.settings, clock.now()).await?;
     let trust = Arc::new(Trust::new(ledger.authority()?));

@@ -30,6 +30,7 @@ mod fence;
 pub mod issue;
 mod lease;
 mod metrics;
+mod pace;
 mod seen;
 mod stores;
 

@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use crate::agent_pods::AgentPods;
 use crate::bell::Bell;
 use crate::derive::names::{FLEETS, TARGET, TRUST_BUNDLE, TRUST_WANTED, managed_selector};
+use crate::pace::watching;
 
 /// All stores.
 #[derive(Clone)]
@@ -63,8 +64,8 @@ impl Stores {
     /// Starts every watch, in `tasks`.
     #[must_use]
     pub(crate) fn start(client: &Client, namespace: &str, bell: &Bell, tasks: &mut JoinSet<()>) -> Self {
-        let all = watch::Config::default;
-        let ours = || watch::Config::default().labels(&managed_selector());
+        let all = watching;
+        let ours = || watching().labels(&managed_selector());
         let agent_pods = AgentPods::default();
         let mut watches = Watches { client, bell, tasks };
         let identities = watches.follow(all(), Bell::identity_changed);
@@ -83,7 +84,7 @@ impl Stores {
             config_maps: watches.follow(ours(), |bell, map: &ConfigMap, others| {
                 if map.name_any() == TRUST_BUNDLE { bell.publish() } else { wake_owner(bell, map, others) }
             }),
-            namespaces: watches.follow(watch::Config::default().labels(TRUST_WANTED), |bell, _, _| bell.publish()),
+            namespaces: watches.follow(watching().labels(TRUST_WANTED), |bell, _, _| bell.publish()),
             deployments: watches.follow(ours(), wake_owner),
             services: watches.follow(ours(), wake_owner),
             budgets: watches.follow(ours(), wake_owner),

@@ -29,6 +29,7 @@ use crate::derive::pod_certificate::{self, Decision, Refusal, SIGNER, Signature,
 use crate::fault::Fault;
 use crate::issue::leaf::{Role, Subject};
 use crate::issue::request;
+use crate::pace::watching;
 
 pub(crate) const KIND: &str = "PodCertificateRequest";
 
@@ -110,7 +111,7 @@ fn start(tasks: &mut JoinSet<()>, context: &Arc<Context>, bell: &Bell, stop: &Ca
     let _ = context.requests.store.set(store.clone());
     bell.attach_requests(store.clone());
     // Of other signers' requests nothing is seen.
-    let config = watcher::Config::default().fields(&format!("spec.signerName={SIGNER}"));
+    let config = watching().fields(&format!("spec.signerName={SIGNER}"));
     let mut stream =
         watcher(Api::<PodCertificateRequest>::all(context.client.clone()), config).default_backoff().boxed();
     let (woken, ended) = (bell.clone(), stop.clone());

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::runtime::watcher::{self, Event};
+use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, ResourceExt};
 use sallyport_crds::{AccessRequest, Command};
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Context, DEADLINE};
 use crate::derive::request::{self, Plan};
 use crate::fault::Fault;
+use crate::pace::watching;
 
 pub(crate) const KIND: &str = "AccessRequest";
 /// One that could not be written is looked at again after this.
@@ -33,7 +34,7 @@ struct Known {
 
 pub(crate) async fn run(context: Arc<Context>, stop: CancellationToken) {
     let all: Api<AccessRequest> = Api::all(context.client.clone());
-    let mut events = watch::watcher(all, watcher::Config::default()).default_backoff().boxed();
+    let mut events = watch::watcher(all, watching()).default_backoff().boxed();
     let mut known: HashMap<String, Known> = HashMap::new();
     loop {
         let next = known.values().map(|known| known.due).min();

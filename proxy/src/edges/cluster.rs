@@ -25,6 +25,7 @@ use tokio::time::{sleep, timeout};
 
 use super::last_known_good::LastKnownGood;
 use super::namespaces::Namespaces;
+use super::pace::paced;
 use super::pulse::Pulse;
 use super::recordings::Recordings;
 use super::replica_status::Answer;
@@ -58,7 +59,8 @@ pub(crate) async fn reach(kubeconfig: Option<PathBuf>) -> anyhow::Result<Reach> 
     config.reset_reader_on_write = true;
     // The watches have a back-off of their own; two would multiply.
     config.default_retry = false;
-    Ok(Reach(Client::try_from(config)?))
+    let namespace = config.default_namespace.clone();
+    Ok(Reach(paced(Client::try_from(config)?, &namespace)))
 }
 
 /// The cluster, as the source of one target's world.

@@ -1,7 +1,8 @@
 //! When the API server last took up the watch of each namespace: the proof that silence means nothing new.
 //!
 //! Owns that knowledge; it hears every answer that the client is given. Touches the client it is given.
-//! Invariant: a watch that has failed since proves nothing, however lately it was taken up.
+//! Invariant: a watch that has failed since proves nothing, however lately it was taken up; nor does one that is taken
+//! up after such a one before it has lasted a moment.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use kube::Client;
 use kube::client::Body;
+
+use super::pace::BRIEF;
 
 /// The watches of identities, by namespace.
 #[derive(Debug, Default)]
@@ -20,6 +23,8 @@ pub(crate) struct Pulse {
 struct Watch {
     taken_up: Option<Instant>,
     failed: bool,
+    /// The one before was none: this one has to last.
+    unproven: bool,
     /// Nothing is known of this namespace and nothing may be: there is nothing that could be old.
     excused: bool,
 }
@@ -31,6 +36,9 @@ impl Pulse {
         let service = tower::service_fn(move |request: http::Request<Body>| {
             let (client, pulse) = (client.clone(), Arc::clone(&pulse));
             let namespace = watched(request.uri()).map(str::to_owned);
+            if let Some(namespace) = &namespace {
+                pulse.asked_again(namespace, Instant::now());
+            }
             async move {
                 let answer = client.send(request).await.map_err(tower::BoxError::from)?;
                 if let Some(namespace) = namespace.filter(|_| answer.status().is_success()) {
@@ -51,10 +59,18 @@ impl Pulse {
         }
     }
 
+    /// The watch is asked for, since the one before has ended. Who takes watches and ends them at once tells nothing.
+    fn asked_again(&self, namespace: &str, now: Instant) {
+        if let Some(watch) = self.watches().get_mut(namespace) {
+            let brief = watch.taken_up.is_some_and(|since| now.duration_since(since) < BRIEF);
+            (watch.failed, watch.unproven) = (watch.failed || brief, brief);
+        }
+    }
+
     /// The server has answered a watch that goes on from what is known: since then it tells what is new.
     fn taken_up(&self, namespace: &str, now: Instant) {
         if let Some(watch) = self.watches().get_mut(namespace) {
-            *watch = Watch { taken_up: Some(now), ..Watch::default() };
+            *watch = Watch { taken_up: Some(now), unproven: watch.unproven, ..Watch::default() };
         }
     }
 
@@ -69,7 +85,8 @@ impl Pulse {
     pub(crate) fn age(&self, now: Instant) -> Option<Duration> {
         let mut oldest = Duration::ZERO;
         for watch in self.watches().values().filter(|watch| !watch.excused) {
-            let alive = watch.taken_up.filter(|_| !watch.failed)?;
+            let lasts = |since: &Instant| !watch.unproven || now.duration_since(*since) >= BRIEF;
+            let alive = watch.taken_up.filter(|_| !watch.failed).filter(lasts)?;
             oldest = oldest.max(now.duration_since(alive));
         }
         Some(oldest)
@@ -109,6 +126,24 @@ mod tests {
         assert_eq!(pulse.age(at(2)), Some(2 * SECOND));
         pulse.expect(&["b".into()]);
         assert_eq!(pulse.age(at(2)), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn watches_that_end_at_once_prove_nothing_until_one_lasts() {
+        let (pulse, start) = (Pulse::default(), Instant::now());
+        let at = |millis: u64| start + Duration::from_millis(millis);
+        pulse.expect(&["a".into()]);
+        pulse.asked_again("a", at(0));
+        pulse.taken_up("a", at(0));
+        assert_eq!(pulse.age(at(10)), Some(Duration::from_millis(10)));
+        pulse.asked_again("a", at(20));
+        assert_eq!(pulse.age(at(20)), None, "it has ended");
+        pulse.taken_up("a", at(30));
+        assert_eq!(pulse.age(at(40)), None, "this one may end as well");
+        assert_eq!(pulse.age(at(1030)), Some(SECOND), "it lasts");
+        pulse.asked_again("a", at(2000));
+        pulse.taken_up("a", at(2000));
+        assert_eq!(pulse.age(at(2000)), Some(Duration::ZERO));
     }
 
     #[test]
