@@ -80,12 +80,14 @@ pub(crate) async fn status<K: Made, S: Serialize + PartialEq>(
     before: Option<&S>,
     status: &S,
 ) -> Result<Option<String>, Fault> {
-    Ok(write_status(client, object, before, status).await?.and_then(|written| written.resource_version()))
+    let written = write_status(client, object, None, before, status).await?;
+    Ok(written.and_then(|written| written.resource_version()))
 }
 
 async fn write_status<K: Made, S: Serialize + PartialEq>(
     client: &Client,
     object: &K,
+    version: Option<String>,
     before: Option<&S>,
     status: &S,
 ) -> Result<Option<K>, Fault> {
@@ -93,19 +95,21 @@ async fn write_status<K: Made, S: Serialize + PartialEq>(
         return Ok(None);
     }
     let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
-    let body = json!({
-        "apiVersion": K::api_version(&()),
-        "kind": K::kind(&()),
-        // The UID makes it a conflict when the object was deleted and made again meanwhile.
-        "metadata": {"name": object.name_any(), "uid": object.uid()},
-        "status": status,
-    });
+    let mut metadata = json!({"name": object.name_any()});
+    // Of the UID a status takes no notice: without a version, one that comes late is the next object's of that name,
+    // until that one's own is written.
+    if let (Some(metadata), Some(version)) = (metadata.as_object_mut(), version) {
+        metadata.insert("resourceVersion".to_owned(), json!(version));
+    }
+    let (api_version, kind) = (K::api_version(&()), K::kind(&()));
+    let body = json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "status": status});
     let params = PatchParams::apply(FIELD_MANAGER).force();
     Ok(Some(api.patch_status(&object.name_any(), &params, &Patch::Apply(&body)).await?))
 }
 
 /// The same for a kind whose whole status is the operator's: what somebody else put beside our fields, which a
-/// server-side apply leaves alone, is taken out.
+/// server-side apply leaves alone, is taken out; and it is a conflict when the object changed, or was deleted and made
+/// again, since it was looked at.
 ///
 /// # Errors
 /// The same.
@@ -115,7 +119,8 @@ pub(crate) async fn whole_status<K: Made, S: Serialize + PartialEq>(
     before: Option<&S>,
     status: &S,
 ) -> Result<Option<String>, Fault> {
-    let Some(written) = write_status(client, object, before, status).await? else { return Ok(None) };
+    let version = object.resource_version();
+    let Some(written) = write_status(client, object, version, before, status).await? else { return Ok(None) };
     let (wanted, found) = (serde_json::to_value(status)?, serde_json::to_value(&written)?);
     let (Some(fields), Some(found)) = (wanted.as_object(), found.get("status").and_then(Value::as_object)) else {
         return Ok(written.resource_version());

@@ -271,6 +271,7 @@ async fn a_secret_that_was_put_there_first_is_neither_overwritten_nor_delivered_
         api.delete("lender", &DeleteParams::default()).await.unwrap();
         identity(&stage, "lender", json!({})).await;
     }
+    // A status that came late for one of them would make the last Ready before it has a Secret.
     let last = until_identity(&stage, "lender", ready).await;
     let kept = secret(&stage, "ci", "lender-mtls").await;
     let subject = openssl(&kept, "x509 -noout -subject -nameopt multiline -in tls.crt");

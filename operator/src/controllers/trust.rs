@@ -425,8 +425,8 @@ async fn tell(context: &Context, domain: &TrustDomain, status: &TrustDomainStatu
     let api: Api<TrustDomain> = Api::all(context.client.clone());
     let body = json!({
         "apiVersion": TrustDomain::api_version(&()), "kind": TrustDomain::kind(&()),
-        // The UID makes it a conflict when the object was deleted and made again meanwhile.
-        "metadata": {"name": domain.name_any(), "uid": domain.uid()},
+        // Nobody else writes it: a conflict when it changed, or was deleted and made again, since it was looked at.
+        "metadata": {"name": domain.name_any(), "resourceVersion": domain.resource_version()},
         "status": status,
     });
     let params = PatchParams::apply(FIELD_MANAGER).force();
