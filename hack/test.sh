@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
 # Targets that wait for clusters most of the time.
-slow='outages stories authority load reconcile rotation skew'
+slow='outages stories authority flapping hijack load reconcile rotation skew'
 
 "$cargo" test --workspace --no-run
 all=$("$cargo" metadata --no-deps --format-version 1 | python3 -c '
