@@ -19,7 +19,7 @@ use sallyport_crds::{AgentIdentity, PodSelector};
 use crate::bell::Bell;
 use crate::derive::binding::selects;
 use crate::derive::pods::Pod;
-use crate::pace::watching;
+use crate::stores::watching;
 
 /// Ended pods are not even sent.
 const NOT_ENDED: &str = "status.phase!=Succeeded,status.phase!=Failed";

@@ -12,6 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::runtime::events::{Recorder, Reporter as Identity};
 use kube::{Client, ResourceExt};
 use prometheus_client::registry::Registry;
+use sallyport_client::paced;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +26,6 @@ use crate::controllers::{
 use crate::issue::Trust;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
-use crate::pace::paced;
 use crate::seen::Seen;
 use crate::stores::Stores;
 

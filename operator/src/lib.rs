@@ -30,7 +30,6 @@ mod fence;
 pub mod issue;
 mod lease;
 mod metrics;
-mod pace;
 mod seen;
 mod stores;
 

@@ -24,7 +24,14 @@ use tokio::task::JoinSet;
 use crate::agent_pods::AgentPods;
 use crate::bell::Bell;
 use crate::derive::names::{FLEETS, TARGET, TRUST_BUNDLE, TRUST_WANTED, managed_selector};
-use crate::pace::watching;
+
+/// How long one watch lasts, in seconds; a connection that died without a word is noticed shortly after.
+const WATCH: u32 = 60;
+
+/// How every kind is watched.
+pub(crate) fn watching() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH)
+}
 
 /// All stores.
 #[derive(Clone)]

@@ -29,7 +29,7 @@ use crate::derive::pod_certificate::{self, Decision, Refusal, SIGNER, Signature,
 use crate::fault::Fault;
 use crate::issue::leaf::{Role, Subject};
 use crate::issue::request;
-use crate::pace::watching;
+use crate::stores::watching;
 
 pub(crate) const KIND: &str = "PodCertificateRequest";
 

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Context, DEADLINE};
 use crate::derive::request::{self, Plan};
 use crate::fault::Fault;
-use crate::pace::watching;
+use crate::stores::watching;
 
 pub(crate) const KIND: &str = "AccessRequest";
 /// One that could not be written is looked at again after this.

@@ -18,6 +18,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{WatchStreamExt, utils::Backoff};
 use kube::{Api, Client};
+use sallyport_client::paced;
 use sallyport_crds::AgentIdentity;
 use sallyport_policy::{Bundle, Roster, TargetRef};
 use tokio::sync::watch;
@@ -25,7 +26,6 @@ use tokio::time::{sleep, timeout};
 
 use super::last_known_good::LastKnownGood;
 use super::namespaces::Namespaces;
-use super::pace::paced;
 use super::pulse::Pulse;
 use super::recordings::Recordings;
 use super::replica_status::Answer;

@@ -10,7 +10,6 @@ pub(crate) mod cluster;
 pub(crate) mod files;
 pub(crate) mod last_known_good;
 pub(crate) mod namespaces;
-pub(crate) mod pace;
 pub(crate) mod pulse;
 pub(crate) mod recordings;
 pub(crate) mod replica_status;

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use kube::Client;
 use kube::client::Body;
-
-use super::pace::BRIEF;
+use sallyport_client::BRIEF;
 
 /// The watches of identities, by namespace.
 #[derive(Debug, Default)]

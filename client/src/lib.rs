@@ -1,9 +1,11 @@
-//! Watches that end as soon as they begin are not begun again at once.
+//! Watches that end as soon as they begin are not begun again at once, and requests that nobody answers are given up.
 //!
-//! Owns a client that waits before such a one. Touches a monotonic clock. Invariant: whatever an API server, or what
-//! stands before it, does with watches, a proxy does not ask without a pause.
+//! Owns the client that both programs ask the API server with. Touches what that one touches, and a monotonic clock.
+//! Invariants: whatever an API server, or what stands before it, does with watches, nobody asks without a pause; nobody
+//! waits for an answer to begin for longer than [`ANSWER`].
 //!
-//! The watcher backs off from errors alone: a watch that is taken and closed, again and again, is none to it.
+//! The watcher backs off from errors alone: a watch that is taken and closed, again and again, is none to it. It waits
+//! for the answer to a list or a watch for as long as the connection stands, which may be dead.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,13 +13,15 @@ use std::time::Duration;
 
 use kube::Client;
 use kube::client::Body;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// A watch that was given up sooner than this after it was taken up was none.
-pub(crate) const BRIEF: Duration = Duration::from_secs(1);
+pub const BRIEF: Duration = Duration::from_secs(1);
 /// Before the second in a row; doubled with each.
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
+/// For an answer to begin.
+pub const ANSWER: Duration = Duration::from_secs(20);
 /// Watches that are remembered; beyond that, only those that may yet be none.
 const MOST: usize = 1000;
 /// Doublings up to the longest.
@@ -27,8 +31,14 @@ const DOUBLINGS: u32 = 6;
 #[derive(Debug, Default)]
 struct Pace(Mutex<HashMap<String, (Instant, u32)>>);
 
-/// The same client, with pauses between watches that are none.
-pub(crate) fn paced(client: Client, namespace: &str) -> Client {
+/// Nobody answers.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the API server has not answered for {ANSWER:?}")]
+struct Unanswered;
+
+/// The same client, with pauses between watches that are none, and a deadline for every answer to begin.
+#[must_use]
+pub fn paced(client: Client, namespace: &str) -> Client {
     let pace = Arc::new(Pace::default());
     let service = tower::service_fn(move |request: http::Request<Body>| {
         let (client, pace) = (client.clone(), Arc::clone(&pace));
@@ -37,7 +47,7 @@ pub(crate) fn paced(client: Client, namespace: &str) -> Client {
             if let Some(watch) = &watch {
                 sleep(pace.pause(watch, Instant::now())).await;
             }
-            let answer = client.send(request).await.map_err(tower::BoxError::from)?;
+            let answer = timeout(ANSWER, client.send(request)).await.map_err(|_| Unanswered)??;
             if let Some(watch) = watch.filter(|_| answer.status().is_success()) {
                 pace.taken_up(watch, Instant::now());
             }
