@@ -176,8 +176,7 @@ impl Doorway {
 /// Seconds from `now` until `end`, less than nothing when it has passed.
 fn until(end: i64, now: SystemTime) -> f64 {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    // A fraction of a second is lost beyond the year 285 million.
-    #[allow(clippy::cast_precision_loss, reason = "see above")]
+    #[allow(clippy::cast_precision_loss, reason = "seconds are exact until the year 285 million")]
     let end = end as f64;
     end - now.as_secs_f64()
 }

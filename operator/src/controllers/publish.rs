@@ -33,8 +33,9 @@ pub(crate) async fn run(context: Arc<Context>, bell: Bell, stop: CancellationTok
     let (rung, mut failures) = (bell.publish_rung(), 0);
     loop {
         let start = tokio::time::Instant::now();
-        let result =
-            tokio::time::timeout(DEADLINE, reconcile(&context)).await.unwrap_or(Err(Fault::Deadline(DEADLINE)));
+        let result = tokio::time::timeout(DEADLINE, reconcile(&context, failures))
+            .await
+            .unwrap_or(Err(Fault::Deadline(DEADLINE)));
         let outcome = result.as_ref().err().map_or("ok", Fault::label);
         context.metrics.reconciled("Trust", outcome, start.elapsed().as_secs_f64());
         let pause = match result {
@@ -83,11 +84,11 @@ async fn tell(context: &Context, bell: &Bell, unpublished: Vec<Unpublished>) {
 }
 
 /// Publishes wherever that is possible; returns where it is not.
-async fn reconcile(context: &Context) -> Result<Vec<Unpublished>, Fault> {
+async fn reconcile(context: &Context, failures: u32) -> Result<Vec<Unpublished>, Fault> {
     let authority = context.authority();
     let namespaces = context.stores.namespaces.state();
     let asking = publish::asking(namespaces.iter().map(AsRef::as_ref));
-    // One place that cannot be written to costs itself alone.
+    // One place that cannot be written to costs itself alone: what fails again and again is told beside the others.
     let (mut unpublished, mut failed) = (Vec::new(), None);
     for namespace in &asking {
         let wanted = publish::config_map(namespace, authority.bundle());
@@ -95,10 +96,8 @@ async fn reconcile(context: &Context) -> Result<Vec<Unpublished>, Fault> {
             Ok(Applied::Written) => context.metrics.wrote("ConfigMap"),
             Ok(Applied::Unchanged) => {}
             Ok(Applied::NotOurs) => unpublished.push(Unpublished::not_ours(CONFIG_MAP, Some(namespace))),
-            Err(fault) => match fault.refusal(0) {
-                Some(refusal) => {
-                    unpublished.push(Unpublished::refused(CONFIG_MAP, Some(namespace), &refusal.said));
-                }
+            Err(fault) => match fault.refusal(failures) {
+                Some(refusal) => unpublished.push(Unpublished::refused(CONFIG_MAP, Some(namespace), &refusal)),
                 None => failed = Some(fault),
             },
         }
@@ -115,8 +114,8 @@ async fn reconcile(context: &Context) -> Result<Vec<Unpublished>, Fault> {
     if is_served(context).await? {
         match bundle(context, authority.bundle()).await {
             Ok(foreign) => unpublished.extend(foreign),
-            Err(fault) => match fault.refusal(0) {
-                Some(refusal) => unpublished.push(Unpublished::refused(CLUSTER_BUNDLE, None, &refusal.said)),
+            Err(fault) => match fault.refusal(failures) {
+                Some(refusal) => unpublished.push(Unpublished::refused(CLUSTER_BUNDLE, None, &refusal)),
                 None => failed = Some(fault),
             },
         }

@@ -12,6 +12,7 @@ use kube::core::PartialObjectMeta;
 use sallyport_crds::conditions::{Finding, PUBLISHED, reason};
 
 use super::names;
+use super::rotation::Refusal;
 
 /// Key of the roots in the ConfigMap.
 const KEY: &str = "ca.crt";
@@ -51,9 +52,9 @@ impl Unpublished {
 
     /// It could not be written.
     #[must_use]
-    pub fn refused(kind: &'static str, namespace: Option<&str>, said: &str) -> Self {
-        let why = format!("{} cannot be written: {said}", place(kind, namespace));
-        Self { kind, namespace: namespace.map(str::to_owned), reason: reason::WRITE_REFUSED, why }
+    pub fn refused(kind: &'static str, namespace: Option<&str>, refusal: &Refusal) -> Self {
+        let why = format!("{} cannot be written: {}", place(kind, namespace), refusal.said);
+        Self { kind, namespace: namespace.map(str::to_owned), reason: refusal.reason, why }
     }
 }
 
