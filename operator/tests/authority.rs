@@ -177,20 +177,6 @@ async fn of_two_trust_domains_the_older_counts_and_one_that_disagrees_changes_no
     operator.stop().await;
 }
 
-/// Waits for the event that a place is somebody else's.
-async fn told(stage: &Stage, namespace: &str, kind: &str) {
-    let api = stage.api("events.k8s.io/v1", "Event", namespace).await;
-    let is_told = |event: &Value| event["regarding"]["kind"] == kind && event["reason"] == "NotOurs";
-    for _ in 0..600 {
-        let events = api.list(&kube::api::ListParams::default()).await.unwrap().items;
-        if events.iter().any(|event| is_told(&event.data)) {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    panic!("no event about the {kind}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_roots_are_where_they_are_asked_for() {
     let stage = Stage::new().await;
@@ -215,12 +201,12 @@ async fn the_roots_are_where_they_are_asked_for() {
     let roots = part(&ca(&stage).await, "ca.crt");
     assert_eq!(map["data"]["ca.crt"].as_str().unwrap().trim(), roots.trim());
     // What is not ours is left alone, and told of where people look.
-    told(&stage, "prod", "ConfigMap").await;
-    told(&stage, "default", "ClusterTrustBundle").await;
+    stage.event("prod", ("ConfigMap", "sallyport-trust"), "NotOurs", "").await;
+    stage.event("default", ("ClusterTrustBundle", "sallyport-trust"), "NotOurs", "").await;
     let unpublished = |o: &Value| is(condition(o, "Published"), "False", "NotOurs") && ready(o);
     let both = |o: &Value| unpublished(o) && o["status"]["conditions"].to_string().contains("(and 1 more)");
     stage.until(OURS, "TrustDomain", "", DOMAIN, both).await;
-    told(&stage, "default", "TrustDomain").await;
+    stage.event("default", ("TrustDomain", DOMAIN), "NotOurs", "").await;
     operator.at_rest().await;
     let kept = stage.get("v1", "ConfigMap", "prod", "sallyport-trust").await.unwrap();
     assert_eq!(kept["data"], json!({"mine": "yes-mine"}));

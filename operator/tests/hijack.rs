@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use sallyport_harness::{LeafOptions, Pki};
 use serde_json::{Value, json};
 use support::{CA, CREDENTIALS, OURS, Stage, TARGET, condition, is};
@@ -89,22 +89,6 @@ fn openssl(secret: &Value, arguments: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Waits for an event about an object, and returns its note.
-async fn event(stage: &Stage, namespace: &str, about: (&str, &str), reason: &str) -> String {
-    let api = stage.api("events.k8s.io/v1", "Event", namespace).await;
-    for _ in 0..600 {
-        let found = api.list(&ListParams::default()).await.unwrap().items.into_iter().find(|event| {
-            let regarding = &event.data["regarding"];
-            (regarding["kind"] == about.0 && regarding["name"] == about.1) && event.data["reason"] == reason
-        });
-        if let Some(found) = found {
-            return found.data["note"].as_str().unwrap().to_owned();
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("no event {reason} about {about:?}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_that_was_put_there_first_is_neither_overwritten_nor_delivered_nor_mounted() {
     let stage = Stage::new().await;
@@ -158,7 +142,7 @@ async fn a_secret_that_was_put_there_first_is_neither_overwritten_nor_delivered_
     });
     create(&stage, &borrowed).await;
     let dir = tempfile::tempdir().unwrap();
-    let names = format!("subjectAltName=email:{}@example", "é".replace('é', "a").repeat(3000));
+    let names = format!("subjectAltName=email:{}@example", "a".repeat(3000));
     let made = std::process::Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=odd"])
         .args(["-addext", &names, "-keyout", "key", "-out", "crt"])
@@ -200,9 +184,9 @@ async fn a_secret_that_was_put_there_first_is_neither_overwritten_nor_delivered_
     }
     for who in ["beside", "labelled", "of-another"] {
         until_identity(&stage, who, issued_false("NotOurs")).await;
-        event(&stage, "ci", ("AgentIdentity", who), "NotOurs").await;
+        stage.event("ci", ("AgentIdentity", who), "NotOurs", "").await;
     }
-    event(&stage, "ci", ("AgentIdentity", "frozen"), "WriteRefused").await;
+    stage.event("ci", ("AgentIdentity", "frozen"), "WriteRefused", "").await;
     let borrower = until_identity(&stage, "borrower", ready).await;
     let kept = secret(&stage, "ci", "borrower-mtls").await;
     assert_ne!(borrower["status"]["serial"], lender["status"]["serial"]);
@@ -210,7 +194,7 @@ async fn a_secret_that_was_put_there_first_is_neither_overwritten_nor_delivered_
     assert!(openssl(&kept, "x509 -noout -ext subjectAltName -in tls.crt").contains("/ns/ci/agent/borrower"));
     assert!(openssl(&kept, "verify -CAfile ca.crt -purpose sslclient tls.crt").contains("OK"));
     until_identity(&stage, "odd", ready).await;
-    let note = event(&stage, "ci", ("AgentIdentity", "odd"), "SecretChanged").await;
+    let note = stage.event("ci", ("AgentIdentity", "odd"), "SecretChanged", "").await;
     assert!(note.contains("neither a URI nor a DNS name") && !note.contains("aaaa"), "{note}");
     for who in [long.as_str(), "a.b-c", "far"] {
         let one = until_identity(&stage, who, ready).await;
@@ -363,7 +347,7 @@ async fn a_status_that_lies_and_an_authority_that_is_tampered_with_are_put_right
     for (number, (change, word)) in attacks.iter().enumerate() {
         patch(&stage, ca, json!({"data": change})).await;
         td(&|o| is(condition(o, "Ready"), "False", word)).await;
-        event(&stage, ca.2, (ca.1, ca.3), word).await;
+        stage.event(ca.2, (ca.1, ca.3), word, "").await;
         // Issued under load all the same, by the last good one.
         let names: Vec<_> = (0..5).map(|one| format!("load-{number}-{one}")).collect();
         for name in &names {
@@ -403,11 +387,11 @@ async fn a_status_that_lies_and_an_authority_that_is_tampered_with_are_put_right
     stage.apply(&domain(asked).to_string()).await;
     let told = td(&|o| is(condition(o, "Ready"), "False", "WriteRefused")).await;
     assert_eq!(told["status"]["active"], stable["status"]["active"]);
-    assert!(event(&stage, ca.2, (ca.1, ca.3), "WriteRefused").await.contains("immutable"));
+    stage.event(ca.2, (ca.1, ca.3), "WriteRefused", "immutable").await;
     // And an agent's Secret that takes no other roots: it holds the rotation up, by name, and is told; nothing else waits.
     patch(&stage, ("v1", "Secret", "ci", "plain-mtls"), json!({"immutable": true})).await;
     stage.delete(ca.0, ca.1, ca.2, ca.3).await;
-    event(&stage, ca.2, (ca.1, ca.3), "RotationBegun").await;
+    stage.event(ca.2, (ca.1, ca.3), "RotationBegun", "").await;
     let stuck = until_identity(&stage, "plain", |o| is(condition(o, "Rotating"), "False", "WriteRefused")).await;
     assert!(ready(&stuck) && stuck["status"]["serial"] == plain["status"]["serial"], "it serves on");
     td(&|o| o["status"]["phase"] == "Propagating" && o.to_string().contains("Secret ci/plain-mtls")).await;

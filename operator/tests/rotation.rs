@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use support::{CA, CREDENTIALS, IDENTITY, OURS, Stage, TARGET, condition, config, is};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,24 +28,6 @@ fn ready(object: &Value) -> bool {
 async fn renewed(stage: &Stage, serial: &Value) -> Value {
     let object = stage.until(BOT.0, BOT.1, BOT.2, BOT.3, |o| o["status"]["serial"] != *serial && ready(o)).await;
     object["status"]["serial"].clone()
-}
-
-/// Waits for an event about an object.
-async fn event(stage: &Stage, namespace: &str, about: &str, reason: &str, holds: &str) {
-    let api = stage.api("events.k8s.io/v1", "Event", namespace).await;
-    for _ in 0..600 {
-        let events = api.list(&ListParams::default()).await.unwrap().items;
-        let found = |event: &Value| {
-            event["regarding"]["name"] == about
-                && event["reason"] == reason
-                && event["note"].as_str().is_some_and(|note| note.contains(holds))
-        };
-        if events.iter().any(|event| found(&event.data)) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("no event {reason} about {about} that says {holds:?}");
 }
 
 async fn patch(stage: &Stage, version: &str, kind: &str, namespace: &str, name: &str, change: Value) {
@@ -83,7 +65,7 @@ async fn what_hands_do_to_a_secret_is_put_right_and_told() {
     let garbage = json!({"data": {"tls.key": "bm90IGEga2V5"}});
     patch(&stage, "v1", "Secret", "ci", "migration-bot-mtls", garbage).await;
     let serial = renewed(&stage, &serial).await;
-    event(&stage, "ci", "migration-bot", "SecretChanged", "tls.key holds no private key").await;
+    stage.event("ci", ("AgentIdentity", "migration-bot"), "SecretChanged", "tls.key holds no private key").await;
     // Its label taken off: the watch does not show it any more.
     let bare = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": null}}});
     patch(&stage, "v1", "Secret", "ci", "migration-bot-mtls", bare).await;
@@ -93,13 +75,13 @@ async fn what_hands_do_to_a_secret_is_put_right_and_told() {
     // Deleted; and a fleet's own.
     stage.delete("v1", "Secret", "ci", "migration-bot-mtls").await;
     let serial = renewed(&stage, &serial).await;
-    event(&stage, "ci", "migration-bot", "SecretDeleted", "its Secret was gone").await;
+    stage.event("ci", ("AgentIdentity", "migration-bot"), "SecretDeleted", "its Secret was gone").await;
     let server = stage.until("v1", "Secret", "prod", "orders-db-server", |_| true).await;
     stage.until(OURS, "ProtectedTarget", "prod", "orders-db", |o| o["status"]["conditions"].is_array()).await;
     stage.delete("v1", "Secret", "prod", "orders-db-server").await;
     let other = |o: &Value| o["metadata"]["uid"] != server["metadata"]["uid"];
     wait(async || stage.get("v1", "Secret", "prod", "orders-db-server").await.filter(other)).await;
-    event(&stage, "prod", "orders-db", "SecretDeleted", "its Secret was gone").await;
+    stage.event("prod", ("ProtectedTarget", "orders-db"), "SecretDeleted", "its Secret was gone").await;
 
     // Each kind of key, as openssl sees it; the certificate is replaced at once.
     let mut serial = serial;
@@ -201,7 +183,7 @@ async fn clocks_that_jump_and_writes_that_are_refused_are_told_and_outlived() {
     let serial = renewed(&stage, &serial).await;
     AHEAD.store(0, Ordering::SeqCst);
     let serial = renewed(&stage, &serial).await;
-    event(&stage, "ci", "migration-bot", "Issued", "the clock was set back").await;
+    stage.event("ci", ("AgentIdentity", "migration-bot"), "Issued", "the clock was set back").await;
 
     // No Secret may be written any more, and the renewal is due: the certificate serves on, and it is told.
     stage.apply(DENIAL).await;
@@ -214,7 +196,7 @@ async fn clocks_that_jump_and_writes_that_are_refused_are_told_and_outlived() {
     assert!(ready(&told) && is(condition(&told, "Issued"), "True", "Issued"), "{:#}", told["status"]);
     assert_eq!(told["status"]["serial"], serial);
     assert!(told["status"]["conditions"].to_string().contains("not on a friday"));
-    event(&stage, "ci", "migration-bot", "WriteRefused", "not on a friday").await;
+    stage.event("ci", ("AgentIdentity", "migration-bot"), "WriteRefused", "not on a friday").await;
     AHEAD.store(55 * 60, Ordering::SeqCst);
     let overdue = "sallyport_operator_renewals_overdue{kind=\"AgentIdentity\"}";
     metric(port.number(), &format!("{overdue} 1")).await;

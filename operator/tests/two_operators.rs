@@ -21,7 +21,7 @@ use kube::client::Body;
 use kube::{Client, ResourceExt};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
-use support::{IDENTITY, OURS, Stage, condition, config, is};
+use support::{IDENTITY, OURS, Stage, condition, config, is, until};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -30,8 +30,6 @@ const GROUPS: &[&str] = &["system:serviceaccounts", "system:authenticated"];
 const LEASE: (&str, &str, &str, &str) = ("coordination.k8s.io/v1", "Lease", "sallyport-system", "sallyport-operator");
 /// What the next leader may take from the death of the one before.
 const TAKEOVER: Duration = Duration::from_secs(20);
-/// A condition that is not true by then never will be.
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// An operator as a process of its own.
 struct Process(Child);
@@ -52,7 +50,7 @@ impl Process {
     }
 
     async fn ended(&mut self) -> ExitStatus {
-        until(async || self.0.try_wait().unwrap()).await
+        until("its end", async || self.0.try_wait().unwrap()).await
     }
 }
 
@@ -60,17 +58,6 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _gone = self.0.kill().and_then(|()| self.0.wait());
     }
-}
-
-async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let started = Instant::now();
-    while started.elapsed() < LIMIT {
-        if let Some(found) = look().await {
-            return found;
-        }
-        sleep(Duration::from_millis(10)).await;
-    }
-    panic!("never came to be so");
 }
 
 /// Every write of a Secret in a namespace, in the order the API server made them.
@@ -144,7 +131,7 @@ async fn make(api: Api<DynamicObject>, names: Vec<String>) {
 
 /// Waits until every identity is Ready; their serial numbers by the names of their Secrets.
 async fn all_ready(api: &Api<DynamicObject>, count: usize) -> BTreeMap<String, String> {
-    until(async || {
+    until("all of them Ready", async || {
         let list = api.list(&ListParams::default()).await.unwrap();
         let told: BTreeMap<_, _> = list
             .items
@@ -183,7 +170,7 @@ async fn the_leader_killed_or_frozen_while_it_issues_is_followed_and_nobody_is_i
 
     // Killed: nothing is released, nothing is finished.
     let making = tokio::spawn(make(identities.clone(), names(0, 200)));
-    until(async || (ledger.len() >= 40).then_some(())).await;
+    until("the Secrets written", async || (ledger.len() >= 40).then_some(())).await;
     first.signal(Signal::SIGKILL);
     let killed = Instant::now();
     first.ended().await;
@@ -203,7 +190,7 @@ async fn the_leader_killed_or_frozen_while_it_issues_is_followed_and_nobody_is_i
     // Frozen, as by a machine that stands still: it goes on where it stood, and another leads by then.
     let third = Process::start(&stage, "three");
     let making = tokio::spawn(make(identities.clone(), names(200, 400)));
-    until(async || (ledger.len() >= 240).then_some(())).await;
+    until("the Secrets written", async || (ledger.len() >= 240).then_some(())).await;
     second.signal(Signal::SIGSTOP);
     let frozen = Instant::now();
     leads(&stage, "three").await;
@@ -252,7 +239,7 @@ async fn killed_between_the_secret_and_the_status_the_next_one_tells_of_that_cer
     });
     let broken = operator(Client::new(service, "sallyport-system"), None, &CancellationToken::new());
     stage.apply(IDENTITY).await;
-    until(async || (ledger.len() == 1).then_some(())).await;
+    until("the Secrets written", async || (ledger.len() == 1).then_some(())).await;
     broken.abort();
     let identity = stage.get(OURS, "AgentIdentity", "ci", "migration-bot").await.unwrap();
     assert!(identity["status"]["serial"].is_null(), "the status was written, this shows nothing");
@@ -311,7 +298,7 @@ async fn who_loses_the_lease_ends_and_writes_nothing_after() {
     stage.until(LEASE.0, LEASE.1, LEASE.2, LEASE.3, |lease| holder(lease) == "one").await;
     let identities = stage.api(OURS, "AgentIdentity", "ci").await;
     make(identities.clone(), (0..300).map(|n| format!("bot-{n:03}")).collect()).await;
-    until(async || (writes.load(Ordering::SeqCst) > 20).then_some(())).await;
+    until("twenty writes", async || (writes.load(Ordering::SeqCst) > 20).then_some(())).await;
     let lease = stage.api(LEASE.0, LEASE.1, LEASE.2).await;
     let taken = json!({"spec": {"holderIdentity": "another"}});
     lease.patch(LEASE.3, &PatchParams::default(), &Patch::Merge(&taken)).await.unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::client::Body;
 use kube::core::{DynamicObject, GroupVersionKind};
 use kube::{Client, ResourceExt, discovery};
@@ -194,6 +194,18 @@ impl Stage {
         format!("{status}\nkube-controller-manager, last:\n{}", tail.join("\n"))
     }
 
+    /// Waits for an event about an object whose note says `holds`, and returns the note.
+    pub async fn event(&self, namespace: &str, about: (&str, &str), reason: &str, holds: &str) -> String {
+        let api = self.api("events.k8s.io/v1", "Event", namespace).await;
+        let note = |event: DynamicObject| {
+            let regarding = &event.data["regarding"];
+            let it = regarding["kind"] == about.0 && regarding["name"] == about.1 && event.data["reason"] == reason;
+            event.data["note"].as_str().filter(|note| it && note.contains(holds)).map(str::to_owned)
+        };
+        let what = format!("the event {reason} about {about:?} that says {holds:?}");
+        until(&what, async || api.list(&ListParams::default()).await.unwrap().items.into_iter().find_map(note)).await
+    }
+
     pub async fn until_gone(&self, version: &str, kind: &str, namespace: &str, name: &str) {
         let start = tokio::time::Instant::now();
         while self.get(version, kind, namespace, name).await.is_some() {
@@ -242,6 +254,18 @@ impl Operator {
     pub fn kill(self) {
         self.task.abort();
     }
+}
+
+/// Waits until there is what `look` looks for. Longer than for one object: it may be about many.
+pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = tokio::time::Instant::now();
+    while start.elapsed() < 3 * LIMIT / 2 {
+        if let Some(found) = look().await {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{what} never came to be so");
 }
 
 pub fn config(lease_holder: Option<&str>) -> Config {
