@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, unshare};
 use sallyport_conformance::{Guarded, policy};
 use sallyport_harness::{Postgres, PostgresOptions, free_port};
 use sallyport_policy::Bundle;
-use wire::{Wire, log_all, logged, logged_once, serves, startup, state};
+use wire::{Wire, log_all, logged, logged_once, logged_since, serves, startup, state};
 
 /// Puts a bundle in force that differs from the fixture's own.
 async fn with_bundle(guarded: &Guarded, change: impl FnOnce(&mut Bundle)) {
@@ -177,7 +177,7 @@ async fn a_bundle_that_cannot_be_used_changes_nothing_and_is_told_and_counted() 
             assert!(Instant::now() < until, "{what}: {}", guarded.admin("/metrics").await.unwrap());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert!(guarded.log()[since..].contains("ERROR"), "{what}: {}", &guarded.log()[since..]);
+        logged_since(&guarded, since, "ERROR").await;
         // The old one is in force: for the open session and for new ones.
         assert!(open.query("select * from secrets").await.errors()[0].starts_with("42501"), "{what}");
         assert_eq!(open.query("select count(*) from orders").await.rows(), ["100"], "{what}");
@@ -233,7 +233,7 @@ async fn a_full_disk_under_the_records_stops_commands_and_nothing_else() {
     let (_, said) = Wire::try_open(&guarded, &startup(&[("user", "default"), ("database", "postgres")])).await;
     assert!(said.errors()[0].starts_with("53100"), "no new session either: {:?}", said.errors());
     assert!(guarded.admin("/readyz").await.unwrap().starts_with("HTTP/1.1 503"), "and it says it is not ready");
-    assert!(guarded.log().contains("record lost"));
+    logged(&guarded, "record lost").await;
 
     std::fs::remove_file(&ballast).unwrap();
     assert_eq!(session.query("select count(*) from orders where id <= 100").await.rows(), ["100"]);
