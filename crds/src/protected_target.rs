@@ -403,7 +403,8 @@ pub struct ReplicaStatus {
     /// When it began to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<Time>,
-    /// Where its recording stands; told within half a minute, and when it ends.
+    /// Where its recording stands; told within half a minute (a second for each replica, where there are more), and when
+    /// it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recording: Option<RecordingAnchor>,
 }

@@ -285,7 +285,7 @@ fn source(errors: &mut Errors, arguments: &Arguments) -> Option<Source> {
     }
 }
 
-/// The pod's name becomes part of file names and of a field manager's name.
+/// The pod's name becomes part of file names.
 fn pod(errors: &mut Errors, given: Option<String>, source: &Option<Source>) -> Option<String> {
     let name = match (given, source) {
         (None, Some(Source::Files { .. })) => hostname(),

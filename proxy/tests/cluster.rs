@@ -9,7 +9,7 @@ mod stage;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, DeleteParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use sallyport_crds::{AgentIdentity, ProtectedTarget};
 use sallyport_harness::{ControlPlane, shared, temp_namespace};
 use sallyport_policy::World;
@@ -54,6 +54,51 @@ async fn a_changed_bundle_or_identity_is_in_force_at_once_and_answered_in_the_st
         assert!(Instant::now() < deadline, "{replicas:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test]
+async fn replicas_write_their_own_entries_wherever_those_have_moved_with_one_manager_for_all() {
+    let site = Site::new(shared().await.unwrap()).await;
+    site.identity("bot", false).await;
+    let targets: Api<ProtectedTarget> = site.fleet.api();
+    let entries = async |revision: &str, pods: &[&str]| {
+        let deadline = Instant::now() + LONG;
+        loop {
+            let target = targets.get(TARGET).await.unwrap();
+            let told = target.status.clone().unwrap_or_default().replicas;
+            let mut current: Vec<_> =
+                told.iter().filter(|entry| entry.revision == revision).map(|entry| entry.pod.as_str()).collect();
+            current.sort_unstable();
+            if current == pods {
+                return target;
+            }
+            assert!(Instant::now() < deadline, "{pods:?} do not all say {revision}: {told:#?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let first = site.bundle("first");
+    site.publish(&first.to_json()).await;
+    let (_zero, _one) = (site.start().await, site.start_as("orders-db-1").await);
+    let target = entries(&first.revision, &["orders-db-0", "orders-db-1"]).await;
+    let _two = site.start_as("orders-db-2").await;
+    entries(&first.revision, &["orders-db-0", "orders-db-1", "orders-db-2"]).await;
+
+    // What the operator does for pods that are gone: what stood behind it moves up.
+    let departed = target.status.unwrap().replicas[0].pod.clone();
+    let steps = serde_json::json!([
+        { "op": "test", "path": "/status/replicas/0/pod", "value": departed },
+        { "op": "remove", "path": "/status/replicas/0" },
+    ]);
+    let patch: Patch<ProtectedTarget> = Patch::Json(serde_json::from_value(steps).unwrap());
+    let left = targets.patch_status(TARGET, &PatchParams::default(), &patch).await.unwrap();
+    assert_eq!(left.status.unwrap().replicas.len(), 2);
+    let second = site.bundle("second");
+    site.publish(&second.to_json()).await;
+    let target = entries(&second.revision, &["orders-db-0", "orders-db-1", "orders-db-2"]).await;
+    assert_eq!(target.status.as_ref().unwrap().replicas.len(), 3, "none stands twice, none is left: {target:#?}");
+    // A manager of its own for each would cost every write of a large fleet dearly.
+    let managers = target.metadata.managed_fields.iter().flatten().filter_map(|entry| entry.manager.as_deref());
+    assert_eq!(managers.filter(|manager| manager.starts_with("sallyport-proxy")).count(), 1);
 }
 
 #[tokio::test]

@@ -63,11 +63,25 @@ impl Stage {
     }
 
     pub(crate) fn in_cluster(&self, kubeconfig: &Path, namespace: &str, target: &str) -> Config {
+        self.replica(kubeconfig, namespace, target, "orders-db-0", "")
+    }
+
+    /// Another replica of the same fleet, with a disk of its own.
+    pub(crate) fn in_cluster_as(&self, kubeconfig: &Path, namespace: &str, target: &str, pod: &str) -> Config {
+        for name in ["records", "state"] {
+            std::fs::create_dir_all(self.path(&format!("{name}{pod}"))).unwrap();
+        }
+        self.replica(kubeconfig, namespace, target, pod, pod)
+    }
+
+    fn replica(&self, kubeconfig: &Path, namespace: &str, target: &str, pod: &str, disk: &str) -> Config {
         let arguments = Arguments {
+            pod_name: Some(pod.to_owned()),
+            records_dir: self.text(&format!("records{disk}")),
             target_namespace: Some(namespace.to_owned()),
             target_name: Some(target.to_owned()),
             kubeconfig: Some(kubeconfig.to_str().unwrap().to_owned()),
-            state_dir: self.text("state"),
+            state_dir: self.text(&format!("state{disk}")),
             ..self.arguments()
         };
         Config::resolve(arguments).unwrap()

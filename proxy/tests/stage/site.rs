@@ -57,8 +57,10 @@ impl<'p> Site<'p> {
         let rules = json!([
             { "apiGroups": [""], "resources": ["configmaps"], "resourceNames": [format!("{TARGET}-bundle")],
               "verbs": ["get", "list", "watch"] },
+            { "apiGroups": ["sallyport.dev"], "resources": ["protectedtargets"], "resourceNames": [TARGET],
+              "verbs": ["get"] },
             { "apiGroups": ["sallyport.dev"], "resources": ["protectedtargets/status"], "resourceNames": [TARGET],
-              "verbs": ["get", "patch"] }
+              "verbs": ["patch"] }
         ]);
         site.allow(&site.fleet, rules).await;
         site.allow_identities(&site.agents).await;
@@ -123,6 +125,13 @@ impl<'p> Site<'p> {
     pub(crate) async fn start(&self) -> Running {
         let kubeconfig = self.plane.user_kubeconfig(&self.user(), &[]).unwrap();
         start(self.stage.in_cluster(&kubeconfig, self.fleet.name(), TARGET)).await.unwrap()
+    }
+
+    /// Another replica of the same fleet.
+    #[allow(dead_code, reason = "each test file uses its part")]
+    pub(crate) async fn start_as(&self, pod: &str) -> Running {
+        let kubeconfig = self.plane.user_kubeconfig(&self.user(), &[]).unwrap();
+        start(self.stage.in_cluster_as(&kubeconfig, self.fleet.name(), TARGET, pod)).await.unwrap()
     }
 
     /// A connection with the certificate of `bot`, past the handshake.
