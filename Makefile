@@ -9,7 +9,10 @@ CARGO   ?= cargo
 CACHE   := $(or $(SALLYPORT_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sallyport)
 DENY    := $(CACHE)/tools/bin/cargo-deny
 DENY_VERSION := 0.20.2
-HARNESS := $(CARGO) run --quiet --package sallyport-harness --bin sallyport-cluster --
+TARGET  := $(or $(CARGO_TARGET_DIR),target)
+# Of the whole workspace: a selection of one package builds its dependencies anew, with other features than the tests'.
+BUILD   := $(CARGO) build --quiet --workspace --bin
+HARNESS := $(TARGET)/debug/sallyport-cluster
 CLUSTER_NAME ?= demo
 
 .PHONY: help
@@ -55,7 +58,8 @@ $(DENY):
 
 .PHONY: crds
 crds: ## writes config/crd from the types in crds/
-	$(CARGO) run --quiet --package sallyport-crds --bin crdgen -- config/crd
+	$(BUILD) crdgen
+	$(TARGET)/debug/crdgen config/crd
 
 .PHONY: generated
 generated: crds ## fails when config/crd is not what the types say
@@ -63,6 +67,7 @@ generated: crds ## fails when config/crd is not what the types say
 
 .PHONY: cluster-binaries
 cluster-binaries: ## Kubernetes, etcd and CoreDNS from their Go modules, once a machine
+	@$(BUILD) sallyport-cluster
 	@$(HARNESS) build
 
 .PHONY: images

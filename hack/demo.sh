@@ -13,9 +13,10 @@ proxy_image=${SALLYPORT_PROXY_IMAGE:-sallyport-proxy:dev}
 postgres_image=${POSTGRES_IMAGE:-sallyport-postgres:dev}
 files=config/demo
 
-cluster() { cargo run --quiet -p sallyport-harness --bin sallyport-cluster -- "$@"; }
 if [ "$own" = yes ]; then
   harness=${CARGO_TARGET_DIR:-target}/debug/sallyport-cluster
+  cargo build --quiet --workspace --bin sallyport-cluster
+  cluster() { "$harness" "$@"; }
   kubectl() { "$harness" kubectl --name "$name" -- "$@"; }
 fi
 

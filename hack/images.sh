@@ -10,8 +10,12 @@ folder=$profile
 [[ $profile == dev ]] && folder=debug
 target=${CARGO_TARGET_DIR:-target}
 
-cargo build --profile "$profile" --package sallyport-operator --package sallyport-proxy
-cargo build --package sallyport-harness --bin sallyport-cluster
+# For tests what they need is built as they build it: a selection of packages has dependencies of its own, with other
+# features. What is released has no more than it needs.
+selection=(--package sallyport-operator --package sallyport-proxy)
+[[ $profile == dev ]] && selection=(--workspace --bin sallyport-operator --bin sallyport-proxy)
+cargo build --profile "$profile" "${selection[@]}"
+cargo build --workspace --bin sallyport-cluster
 harness=$target/debug/sallyport-cluster
 for part in operator proxy; do
   "$harness" image --name "sallyport-$part:dev" --binary "$target/$folder/sallyport-$part" \
