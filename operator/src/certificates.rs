@@ -9,11 +9,13 @@ use std::sync::Arc;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference};
-use kube::Resource;
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::{NamespaceResourceScope, PartialObjectMeta};
+use kube::{Resource, ResourceExt};
 
 use kube::runtime::events::{Event, EventType};
 use sallyport_crds::conditions::ROTATING;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::controllers::Context;
@@ -99,6 +101,36 @@ async fn read(context: &Context, secrets: &Api<Secret>, seat: &Seat<'_>) -> Resu
         None => context.seen.forget(&seat.place),
     }
     Ok(Found { held, version: secret.and_then(|secret| secret.metadata.resource_version) })
+}
+
+/// Removes a Secret that an object of this one's name left behind, as the cluster's garbage collector would in its time:
+/// it can be late, and the place is taken until then.
+pub(crate) async fn clear<K>(
+    context: &Context,
+    object: &K,
+    secrets: &Api<Secret>,
+    seat: &Seat<'_>,
+) -> Result<bool, Fault>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let left = |secret: &Secret| names::is_left_by_a_former(&secret.metadata, &names::owner(object));
+    let Some(secret) = secrets.get_opt(&seat.place.1).await?.filter(left) else { return Ok(false) };
+    // Who is the former one is the API server's to say: this object may itself be gone, and the Secret its successor's.
+    let now: Option<PartialObjectMeta<K>> =
+        Api::namespaced(context.client.clone(), &seat.place.0).get_metadata_opt(&object.name_any()).await?;
+    if now.and_then(|now| now.metadata.uid).as_deref() != Some(seat.owner) {
+        return Ok(false);
+    }
+    let only = Preconditions { uid: secret.metadata.uid, resource_version: secret.metadata.resource_version };
+    let params = DeleteParams { preconditions: Some(only), ..DeleteParams::default() };
+    match secrets.delete(&seat.place.1, &params).await {
+        Ok(_) => tracing::info!(secret = seat.place.1, namespace = seat.place.0, "removed what a former object left"),
+        Err(kube::Error::Api(status)) if status.is_not_found() => {}
+        Err(error) => return Err(error.into()),
+    }
+    context.seen.forget(&seat.place);
+    Ok(true)
 }
 
 /// Issues, and writes the Secret: made if there was none, replaced if it is still the one that was found.

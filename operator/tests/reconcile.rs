@@ -385,6 +385,45 @@ async fn an_identity_made_again_or_revoked_has_a_new_certificate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_former_identity_left_gives_way_without_the_garbage_collector_and_what_is_not_of_one_does_not() {
+    let mut stage = Stage::new().await;
+    stage.plane.stop_controllers().await.unwrap();
+    let operator = stage.operator().await;
+    let ready = |o: &Value| is(condition(o, "Ready"), "True", "Ready");
+    stage.apply(IDENTITY).await;
+    stage.until(OURS, "AgentIdentity", "ci", "migration-bot", ready).await;
+    let left = stage.get("v1", "Secret", "ci", "migration-bot-mtls").await.unwrap();
+    stage.delete(OURS, "AgentIdentity", "ci", "migration-bot").await;
+    let still = stage.get("v1", "Secret", "ci", "migration-bot-mtls").await.unwrap();
+    assert_eq!(still["metadata"]["uid"], left["metadata"]["uid"], "nobody collects it");
+    let second = serde_json::to_value(stage.apply(IDENTITY).await).unwrap();
+    stage.until(OURS, "AgentIdentity", "ci", "migration-bot", ready).await;
+    let made = stage.get("v1", "Secret", "ci", "migration-bot-mtls").await.unwrap();
+    assert_ne!(made["metadata"]["uid"], left["metadata"]["uid"]);
+    assert_eq!(made["metadata"]["ownerReferences"][0]["uid"], second["metadata"]["uid"]);
+
+    // Of another name, of another kind, of two: somebody else's.
+    for (name, kind, owner, owners) in [
+        ("one", "AgentIdentity", "other", 1),
+        ("two", "ProtectedTarget", "two", 1),
+        ("three", "AgentIdentity", "three", 2),
+    ] {
+        let reference = |number: usize| json!({"apiVersion": OURS, "kind": kind, "name": owner, "uid": format!("gone-{number}"), "controller": number == 0});
+        let references: Vec<_> = (0..owners).map(reference).collect();
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": format!("{name}-mtls"), "namespace": "ci",
+            "labels": {"app.kubernetes.io/managed-by": "sallyport"}, "ownerReferences": references}});
+        stage.apply(&secret.to_string()).await;
+        let before = stage.get("v1", "Secret", "ci", &format!("{name}-mtls")).await.unwrap();
+        let identity = json!({"apiVersion": OURS, "kind": "AgentIdentity", "metadata": {"name": name, "namespace": "ci"}, "spec": {}});
+        stage.apply(&identity.to_string()).await;
+        let taken = |o: &Value| is(condition(o, "Issued"), "False", "NotOurs");
+        stage.until(OURS, "AgentIdentity", "ci", name, taken).await;
+        assert_eq!(stage.get("v1", "Secret", "ci", &format!("{name}-mtls")).await.unwrap(), before);
+    }
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broken_object_costs_itself_alone() {
     let stage = Stage::new().await;
     let operator = stage.operator().await;

@@ -121,6 +121,20 @@ pub fn is_owned_by(meta: &ObjectMeta, uid: &str) -> bool {
     meta.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid)
 }
 
+/// Whether `meta` says that it was made for an object that had the place of this one before it, and is gone: of a name
+/// there is one at a time. The cluster's garbage collector ends what such an object left.
+#[must_use]
+pub fn is_left_by_a_former(meta: &ObjectMeta, owner: &OwnerReference) -> bool {
+    let group = |reference: &OwnerReference| reference.api_version.split('/').next().map(str::to_owned);
+    let former = |found: &OwnerReference| {
+        found.controller == Some(true)
+            && found.uid != owner.uid
+            && (group(found), &found.kind, &found.name) == (group(owner), &owner.kind, &owner.name)
+    };
+    let references = meta.owner_references.as_deref().unwrap_or_default();
+    matches!(references, [only] if former(only))
+}
+
 /// The annotations of a certificate's Secret.
 #[must_use]
 pub fn trust_annotations(trust: String, issuer: String) -> BTreeMap<String, String> {

@@ -173,6 +173,16 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// Ends the controllers for good: nothing is collected any more, and no service account is made.
+    pub async fn stop_controllers(&mut self) -> Result<()> {
+        let own =
+            self.own.as_mut().context("cannot stop the controllers of a control plane that is somebody else's")?;
+        match own.controllers.take() {
+            Some(controllers) => controllers.stop(Signal::SIGKILL).await,
+            None => Ok(()),
+        }
+    }
+
     /// Starts the API server again, on the same port, and waits until it is ready.
     pub async fn start_api_server(&self) -> Result<()> {
         let own = self.own("start the API server of")?;
