@@ -11,7 +11,7 @@ DENY    := $(CACHE)/tools/bin/cargo-deny
 DENY_VERSION := 0.20.2
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 # Of the whole workspace: a selection of one package builds its dependencies anew, with other features than the tests'.
-BUILD   := $(CARGO) build --quiet --workspace --bin
+BUILD   := $(CARGO) build --workspace --bin
 HARNESS := $(TARGET)/debug/sallyport-cluster
 CLUSTER_NAME ?= demo
 

@@ -15,7 +15,6 @@ files=config/demo
 
 if [ "$own" = yes ]; then
   harness=${CARGO_TARGET_DIR:-target}/debug/sallyport-cluster
-  cargo build --quiet --workspace --bin sallyport-cluster
   cluster() { "$harness" "$@"; }
   kubectl() { "$harness" kubectl --name "$name" -- "$@"; }
 fi
@@ -27,7 +26,10 @@ show() { printf '%s$ %s%s\n' "$bold" "$*" "$plain"; "$@" || true; }
 must() { "$@" >/dev/null || { echo "failed: $*" >&2; exit 1; }; }
 
 if [ "${1:-}" = down ]; then
-  if [ "$own" = yes ]; then cluster down --name "$name"; else
+  if [ "$own" = yes ]; then
+    cargo build --quiet --workspace --bin sallyport-cluster
+    cluster down --name "$name"
+  else
     kubectl delete namespace demo-shop demo-ci --ignore-not-found
     kubectl delete -k config/default --ignore-not-found
   fi
@@ -43,6 +45,8 @@ agent() {
 }
 
 if [ "$own" = yes ]; then
+  chapter "What makes clusters here (some minutes, the first time)"
+  cargo build --workspace --bin sallyport-cluster
   chapter "Kubernetes, from its own modules (built once a machine)"
   cluster build
   chapter "The images: scratch, one binary each"
