@@ -332,13 +332,22 @@ async fn what_is_not_ours_is_left_alone_and_told() {
         )
         .await;
     stage.apply("{apiVersion: v1, kind: Secret, metadata: {name: migration-bot-mtls, namespace: ci}, stringData: {mine: yes-mine}}").await;
+    let binding = "{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {name: sallyport-fleets, namespace: ci},
+        roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: mine}}";
+    stage.apply(binding).await;
     stage.apply_all(&ALL).await;
     let target = stage
         .until(OURS, "ProtectedTarget", "prod", "orders-db", |o| is(condition(o, "Ready"), "False", "NotOurs"))
         .await;
     assert!(target["status"]["conditions"].to_string().contains("Service orders-db"));
     stage.until(OURS, "AgentIdentity", "ci", "migration-bot", |o| is(condition(o, "Issued"), "False", "NotOurs")).await;
+    stage.event("ci", ("RoleBinding", "sallyport-fleets"), "NotOurs", "let none of them in").await;
     operator.at_rest().await;
+    let bindings = ("rbac.authorization.k8s.io/v1", "RoleBinding", "ci", "sallyport-fleets");
+    let left = stage.get(bindings.0, bindings.1, bindings.2, bindings.3).await.unwrap();
+    assert_eq!(left["roleRef"]["name"], "mine");
+    stage.delete(bindings.0, bindings.1, bindings.2, bindings.3).await;
+    stage.until(bindings.0, bindings.1, bindings.2, bindings.3, |o| o["subjects"].is_array()).await;
     let service = stage.get("v1", "Service", "prod", "orders-db").await.unwrap();
     assert_eq!(service["spec"]["ports"][0]["port"], 1);
     let secret = stage.get("v1", "Secret", "ci", "migration-bot-mtls").await.unwrap();
