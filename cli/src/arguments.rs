@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use jiff::Timestamp;
 
 /// Ask Sallyport what would happen, what did happen, and whether that is true.
 ///
@@ -88,6 +89,7 @@ pub enum Command {
 const EXPLAIN: &str = "Examples:
   sallyport explain -n shop orders-db --agent ci/migration-bot 'delete from orders'
   sallyport explain -n shop orders-db --agent ci/migration-bot --as readonly -f migration.sql -o json
+  sallyport explain -n shop orders-db --agent ci/bot --at 2026-12-24T18:00:00Z --database shop 'select 1'
   echo 'select 1' | sallyport explain --bundle bundle.json --roster roster.yaml --agent ci/migration-bot
 
 Exit status: 0 allowed, 1 refused, 3 a human would be asked, 2 no answer (usage, unreachable, unreadable).
@@ -248,6 +250,15 @@ pub struct ExplainArguments {
     /// Read the statement from this file, `-` for standard input.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
+    /// For conditions of rules: when it would be sent (2026-12-24T18:00:00Z). By default now.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<Timestamp>,
+    /// For conditions of rules: the database that the client would name. Without it, that is not known.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) database: Option<String>,
+    /// For conditions of rules: what the client would call itself. Without it, that is not known.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) application_name: Option<String>,
     #[command(flatten)]
     pub(crate) files: WorldFiles,
     /// How to tell it.

@@ -6,7 +6,7 @@
 
 use anyhow::{Context, bail};
 use sallyport_crds::{AccessPolicy, ProtectedTarget};
-use sallyport_operator::derive::{compile, shadow};
+use sallyport_operator::derive::{compile, condition, shadow};
 use sallyport_policy::Bundle;
 use serde_json::{Value, json};
 
@@ -114,6 +114,9 @@ pub(crate) fn drafted(bundle: &Bundle, policies: &[AccessPolicy], removed: &[Str
         }
         let entry = compile::entry(&policy, &target)
             .map_err(|rejected| anyhow::anyhow!("AccessPolicy {name} would not be accepted: {}", rejected.message))?;
+        if let Some(unreadable) = condition::first_unreadable(&policy.spec) {
+            bail!("AccessPolicy {name} would not be accepted: {unreadable}");
+        }
         let unknown = compile::unknown_credentials(&policy, &target);
         if !unknown.is_empty() {
             notes.push(format!("{name}: the target has no credential named {}: it is left out", unknown.join(", ")));
@@ -210,6 +213,10 @@ spec:
             (("{name: read}", "{name: read, namespace: other}"), "is of namespace other"),
             (("targetRefs: [{name: orders-db}]", "targetRefs: [{name: other}]"), "is about other"),
             (("tables: [public.orders]", "tables: ['pub*.orders']"), "would not be accepted: rule read"),
+            (
+                ("postgres: {", "when: 'now.getHours() <', postgres: {"),
+                "rule read: when, line 1, column 17: a value is missing",
+            ),
             (("{name: read}", "{}"), "no metadata.name"),
         ] {
             let told = refusal(&POLICY.replacen(edit.0, edit.1, 1));

@@ -5,10 +5,14 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::time::SystemTime;
 
 use anyhow::bail;
-use sallyport_policy::{Action, Operation, World, can_be_shown};
-use sallyport_postgres::Rehearsal;
+use jiff::Timestamp;
+use sallyport_policy::{
+    Action, Fact, JudgedCondition, Operation, Outcome, SessionFacts, World, can_be_shown, conditions,
+};
+use sallyport_postgres::{Rehearsal, session_facts};
 use sallyport_proxy::shown;
 use serde::Serialize;
 
@@ -32,8 +36,44 @@ pub struct Explained {
     /// Of all of it.
     #[serde(flatten)]
     pub ruled: Ruled,
+    /// The moment that conditions were judged at; absent where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    /// The conditions of the rules that speak of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<ExplainedCondition>,
     /// Statement by statement.
     pub statements: Vec<ExplainedStatement>,
+}
+
+/// What the conditions of rules are judged by, beside the agent and the statement.
+#[derive(Debug, Clone)]
+pub struct Circumstances {
+    /// The moment: the session begins, and the statement comes.
+    pub now: SystemTime,
+    /// What is known of the session.
+    pub facts: SessionFacts,
+}
+
+impl Circumstances {
+    /// A session that begins at that moment, of which nothing else is known.
+    #[must_use]
+    pub fn at(now: SystemTime) -> Self {
+        Self { now, facts: SessionFacts { started: Fact::Known(now), ..SessionFacts::default() } }
+    }
+}
+
+/// A condition, and what it comes to.
+#[derive(Debug, Serialize)]
+pub struct ExplainedCondition {
+    /// Policy of the rule.
+    pub policy: String,
+    /// The rule.
+    pub rule: String,
+    /// As it was written.
+    pub when: String,
+    /// Whether it holds.
+    pub outcome: Outcome,
 }
 
 /// One statement.
@@ -57,10 +97,16 @@ pub struct ExplainedOperation {
 ///
 /// # Errors
 /// When the agent's name is none, or the bundle is of a protocol or has settings that are not known here.
-pub fn explain(world: &World, agent: (&str, &str), credential: &str, text: &str) -> anyhow::Result<Explained> {
+pub fn explain(
+    world: &World,
+    agent: (&str, &str),
+    credential: &str,
+    circumstances: &Circumstances,
+    text: &str,
+) -> anyhow::Result<Explained> {
     let bundle = &world.bundle;
     let agent = AgentName { namespace: agent.0.to_owned(), name: agent.1.to_owned() };
-    let session = source::session(world, &agent, credential)?;
+    let session = source::session(world, &agent, credential, circumstances.facts.clone())?;
     if bundle.upstream.protocol != "postgres" {
         bail!("the target speaks {}: this program explains postgres", bundle.upstream.protocol);
     }
@@ -69,22 +115,33 @@ pub fn explain(world: &World, agent: (&str, &str), credential: &str, text: &str)
         Ok(rehearsed) => (rehearsed.action, rehearsed.statements),
         Err(fault) => (Err(sallyport_policy::Denial::not_understood(fault.to_string())), Vec::new()),
     };
+    let now = circumstances.now;
     let alone = |operation: &Operation| ExplainedOperation {
         operation: operation.to_string(),
-        ruled: Ruled::on(world, &session, &Ok(Action { operations: vec![operation.clone()], ..Action::none() })),
+        ruled: Ruled::on(world, &session, now, &Ok(Action { operations: vec![operation.clone()], ..Action::none() })),
     };
-    let mut ruled = Ruled::on(world, &session, &action);
+    let mut ruled = Ruled::on(world, &session, now, &action);
     if ruled.verdict == Word::Ask && !can_be_shown(text, &[]) {
         // The gate refuses it without a question.
         ruled.verdict = Word::Deny;
         ruled.reason = Some("it would need an approval and is too long to show, or holds a zero byte".to_owned());
     }
+    let judged = action.as_ref().map(|action| conditions(world, &session, now, action)).unwrap_or_default();
+    let told = |of: &JudgedCondition<'_>| ExplainedCondition {
+        policy: of.policy.to_owned(),
+        rule: of.rule.to_owned(),
+        when: of.text.to_owned(),
+        outcome: of.outcome,
+    };
+    let at = if judged.is_empty() { None } else { Timestamp::try_from(now).ok() };
     Ok(Explained {
         target: format!("{}/{}", bundle.target.namespace, bundle.target.name),
         revision: bundle.revision.clone(),
         agent: session.identity.to_string(),
         credential: session.credential.clone(),
         ruled,
+        at,
+        conditions: judged.iter().map(told).collect(),
         statements: statements
             .iter()
             .map(|statement| ExplainedStatement { operations: statement.operations.iter().map(alone).collect() })
@@ -117,7 +174,9 @@ pub(crate) async fn run(reach: &Reach, arguments: &ExplainArguments, out: &mut i
             source::world(bundle, source::roster_of(member))
         }
     };
-    let explained = explain(&world, (&agent.namespace, &agent.name), &arguments.credential, &text)?;
+    let circumstances = circumstances(arguments);
+    let agent = (agent.namespace.as_str(), agent.name.as_str());
+    let explained = explain(&world, agent, &arguments.credential, &circumstances, &text)?;
     match arguments.output {
         Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&explained)?)?,
         Output::Text => tell(&explained, out)?,
@@ -129,14 +188,31 @@ pub(crate) async fn run(reach: &Reach, arguments: &ExplainArguments, out: &mut i
     })
 }
 
+/// What is given of them; of the rest nothing is supposed.
+fn circumstances(arguments: &ExplainArguments) -> Circumstances {
+    let mut all = Circumstances::at(arguments.at.map_or_else(SystemTime::now, SystemTime::from));
+    let given = session_facts(arguments.database.as_deref(), arguments.application_name.as_deref());
+    all.facts.database = given.database;
+    if arguments.application_name.is_some() {
+        all.facts.application_name = given.application_name;
+    }
+    all
+}
+
 fn tell(explained: &Explained, out: &mut impl Write) -> anyhow::Result<()> {
-    let Explained { target, revision, agent, credential, ruled, statements } = explained;
+    let Explained { target, revision, agent, credential, ruled, at, conditions, statements } = explained;
     writeln!(out, "{} by {}", ruled.verdict, shown(&ruled.by()))?;
     if let (Some(_), Some(reason)) = (&ruled.rule, &ruled.reason) {
         let what = if ruled.verdict == Word::Ask { "the command" } else { "the agent is told:" };
         writeln!(out, "  {what} {}", shown(reason))?;
     }
     writeln!(out, "  {agent} as {} on {target}, bundle {revision}", shown(credential))?;
+    if let Some(at) = at {
+        writeln!(out, "conditions, at {at}")?;
+    }
+    for ExplainedCondition { policy, rule, when, outcome } in conditions {
+        writeln!(out, "  {outcome:<7}  {}  when {}", shown(&format!("{policy}/{rule}")), shown(when))?;
+    }
     for (number, statement) in statements.iter().enumerate() {
         writeln!(out, "statement {}", number + 1)?;
         for ExplainedOperation { operation, ruled } in &statement.operations {

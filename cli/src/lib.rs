@@ -35,7 +35,7 @@ use std::process::ExitCode;
 use sallyport_crds::Answer as Said;
 
 pub use arguments::{Cli, Command};
-pub use explain::{Explained, explain};
+pub use explain::{Circumstances, Explained, ExplainedCondition, explain};
 pub use ruled::{Ruled, Word};
 
 /// How a command ended that could be answered.

@@ -6,11 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::net::SocketAddr;
+use std::time::SystemTime;
 
 use anyhow::Context;
-use sallyport_policy::{Action, Bundle, Denial, IdentityName, Member, Roster, Session, World};
-use sallyport_postgres::Rehearsal;
+use sallyport_policy::{Action, Bundle, Denial, Fact, IdentityName, Member, Roster, Session, SessionFacts, World};
 use sallyport_postgres::sql::without_constants;
+use sallyport_postgres::{Rehearsal, session_facts};
 use sallyport_proxy::shown;
 use serde::Serialize;
 
@@ -21,6 +23,7 @@ use crate::draft::{self, Drafted};
 use crate::recordings::{Entry, Recordings};
 use crate::ruled::Ruled;
 use crate::source;
+use crate::told::clock;
 
 /// What a preview found.
 #[derive(Debug, Default, Serialize)]
@@ -44,6 +47,9 @@ struct Preview {
     /// Lines that are no record.
     torn: u64,
     changes: Vec<Change>,
+    /// Whether some rule has a condition, so that it matters when something was recorded.
+    #[serde(skip)]
+    conditional: bool,
 }
 
 /// One verdict that would change, with how often.
@@ -52,6 +58,8 @@ struct Change {
     times: u64,
     #[serde(flatten)]
     case: Case,
+    /// When it was recorded first: conditions are judged by that time.
+    time: String,
     /// One of the texts, as it was recorded first; absent with the statement.
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
@@ -135,8 +143,8 @@ struct Comparison {
     blank: Rehearsal,
     open: BTreeMap<String, Open>,
     preview: Preview,
-    /// How often, and the first text.
-    cases: BTreeMap<Case, (u64, Option<String>)>,
+    /// How often, and the time and text of the first.
+    cases: BTreeMap<Case, (u64, String, Option<String>)>,
 }
 
 /// A recorded session.
@@ -154,6 +162,7 @@ fn compare(bundle: Bundle, drafted: Drafted, roster: Roster, recordings: &Record
         revision: bundle.revision.clone(),
         draft_revision: drafted.bundle.revision.clone(),
         notes: drafted.notes,
+        conditional: [&bundle, &drafted.bundle].into_iter().any(has_conditions),
         ..Preview::default()
     };
     let roster = source::roster_of(roster.members.into_values().map(in_good_standing));
@@ -165,10 +174,15 @@ fn compare(bundle: Bundle, drafted: Drafted, roster: Roster, recordings: &Record
     })?;
     let Comparison { mut preview, cases, .. } = comparison;
     preview.torn = torn;
-    preview.changes = cases.into_iter().map(|(case, (times, text))| Change { times, case, text }).collect();
+    let change = |(case, (times, time, text))| Change { times, case, time, text };
+    preview.changes = cases.into_iter().map(change).collect();
     // The most frequent first; what is as frequent stays in the order of its case.
     preview.changes.sort_by_key(|change| std::cmp::Reverse(change.times));
     Ok(preview)
+}
+
+fn has_conditions(bundle: &Bundle) -> bool {
+    bundle.policies.iter().flat_map(|policy| &policy.rules).any(|rule| rule.when.is_some())
 }
 
 /// A draft of policies changes nothing of these, so they must not hide what it does change.
@@ -179,6 +193,8 @@ fn in_good_standing(member: Member) -> Member {
 impl Comparison {
     fn take(&mut self, entry: &Entry) {
         match entry.event.as_str() {
+            // Conditions are judged by it: without it nothing could be said.
+            "open" | "command" if clock(&entry.time).is_none() => self.preview.left_out += 1,
             "open" => self.opening(entry),
             "command" => self.command(entry),
             "close" => drop(self.open.remove(&entry.session)),
@@ -206,7 +222,15 @@ impl Comparison {
         let identity = IdentityName::parse(&entry.agent, &self.now.bundle.trust_domain).ok()?;
         self.now.roster.member(identity.namespace(), identity.name())?;
         let agent = AgentName { namespace: identity.namespace().to_owned(), name: identity.name().to_owned() };
-        source::session(&self.now, &agent, &entry.credential).ok()
+        let fact = |name: &str| entry.facts.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        let started = clock(&entry.time).map(SystemTime::from);
+        let facts = SessionFacts {
+            started: started.map_or(Fact::Unknown, Fact::Known),
+            ..session_facts(fact("database"), fact("application"))
+        };
+        let session = source::session(&self.now, &agent, &entry.credential, facts).ok()?;
+        let client = entry.client.as_ref().and_then(|client| client.parse::<SocketAddr>().ok());
+        Some(Session { address: client.map(|client| client.ip()), ..session })
     }
 
     fn command(&mut self, entry: &Entry) {
@@ -237,8 +261,9 @@ impl Comparison {
     }
 
     fn judge(&mut self, session: &Session, entry: &Entry, text: Option<&str>, action: &Result<Action, Denial>) {
-        let was = Ruled::on(&self.now, session, action);
-        let would = Ruled::on(&self.draft, session, action);
+        let time = clock(&entry.time).map_or(SystemTime::UNIX_EPOCH, SystemTime::from);
+        let was = Ruled::on(&self.now, session, time, action);
+        let would = Ruled::on(&self.draft, session, time, action);
         if entry.verdict.as_deref().is_some_and(|recorded| recorded != was.verdict.to_string()) {
             self.preview.recorded_otherwise += 1;
         }
@@ -251,7 +276,8 @@ impl Comparison {
         let (agent, credential) = (session.identity.to_string(), session.credential.clone());
         let statement = text.map(|text| without_constants(text).unwrap_or_else(|| text.to_owned()));
         let case = Case { agent, credential, statement, was, would };
-        let (times, _) = self.cases.entry(case).or_insert_with(|| (0, text.map(str::to_owned)));
+        let first = || (0, entry.time.clone(), text.map(str::to_owned));
+        let (times, ..) = self.cases.entry(case).or_insert_with(first);
         *times += 1;
     }
 }
@@ -283,11 +309,14 @@ fn tell(preview: &Preview, most: usize, out: &mut impl Write) -> anyhow::Result<
             writeln!(out, "{count} {what}")?;
         }
     }
-    for Change { times, case, text } in preview.changes.iter().take(most) {
+    for Change { times, case, time, text } in preview.changes.iter().take(most) {
         let Case { agent, credential, statement, was, would } = case;
         writeln!(out, "\n{times} x {} -> {}  {} as {}", was.verdict, would.verdict, shown(agent), shown(credential))?;
         writeln!(out, "    now   {} by {}", was.verdict, shown(&was.by()))?;
         writeln!(out, "    draft {} by {}", would.verdict, shown(&would.by()))?;
+        if preview.conditional {
+            writeln!(out, "    first at {}", shown(time))?;
+        }
         match statement {
             Some(statement) => quote(statement, out)?,
             None => writeln!(out, "    (a session that opens)")?,

@@ -2,6 +2,8 @@
 //!
 //! Owns its words, which are those of the records. Touches nothing. Invariant: the verdict is policy's own.
 
+use std::time::SystemTime;
+
 use sallyport_policy::{Action, Denial, Session, Verdict, World, decide};
 use serde::Serialize;
 
@@ -34,12 +36,12 @@ pub struct Ruled {
 }
 
 impl Ruled {
-    /// What policy says of that action; or of one that the protocol refuses by itself.
+    /// What policy says of that action at that time; or of one that the protocol refuses by itself.
     #[must_use]
-    pub fn on(world: &World, session: &Session, action: &Result<Action, Denial>) -> Self {
+    pub fn on(world: &World, session: &Session, now: SystemTime, action: &Result<Action, Denial>) -> Self {
         // Standing first, as at the gate: a suspended agent is told that, whatever it sent.
         let verdict = match (sallyport_policy::standing(world, session), action) {
-            (Ok(()), Ok(action)) => decide(world, session, action),
+            (Ok(()), Ok(action)) => decide(world, session, now, action),
             (Ok(()), Err(denial)) => Verdict::Deny(denial.clone()),
             (Err(denial), _) => Verdict::Deny(denial),
         };

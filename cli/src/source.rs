@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use sallyport_policy::{Bundle, IdentityName, Member, Roster, Session, World};
+use sallyport_policy::{Bundle, IdentityName, Member, Roster, Session, SessionFacts, World};
 use sallyport_proxy::read_roster;
 
 use crate::arguments::{AgentName, WorldFiles};
@@ -32,7 +32,12 @@ pub(crate) fn world(bundle: Bundle, roster: Roster) -> World {
 }
 
 /// A session of that agent as it would be now: with its newest certificate, from where it is bound to.
-pub(crate) fn session(world: &World, agent: &AgentName, credential: &str) -> anyhow::Result<Session> {
+pub(crate) fn session(
+    world: &World,
+    agent: &AgentName,
+    credential: &str,
+    facts: SessionFacts,
+) -> anyhow::Result<Session> {
     let identity = IdentityName::new(&world.bundle.trust_domain, &agent.namespace, &agent.name)
         .with_context(|| format!("--agent {agent}: these are no names of a namespace and an AgentIdentity"))?;
     let member = world.roster.member(&agent.namespace, &agent.name);
@@ -44,6 +49,7 @@ pub(crate) fn session(world: &World, agent: &AgentName, credential: &str) -> any
         uid: member.and_then(|member| member.uid.clone()),
         address: member.and_then(|member| member.addresses.as_ref()?.first().copied()),
         credential: credential.to_owned(),
+        facts,
     })
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use sallyport_conformance::policy;
-use sallyport_policy::{AskTerms, Effect, NotBy};
+use sallyport_policy::{AskTerms, Condition, Effect, NotBy, When};
 use serde_json::Value;
 
 struct Files(tempfile::TempDir);
@@ -262,4 +262,79 @@ fn a_draft_that_changes_nothing_says_so_and_a_policy_can_be_left_out() {
         status == 2 && told.contains("draft.yaml: AccessPolicy read-orders: spec.rules[0].postgres.table"),
         "{told}"
     );
+}
+
+#[test]
+fn conditions_are_explained_with_what_they_come_to() {
+    let files = Files::new();
+    let when = |name: &str, effect, condition: &str| {
+        let when = Some(When::Holds(Condition::parse(condition).unwrap()));
+        sallyport_policy::Rule { when, ..policy::rule(name, effect, &["Select"]) }
+    };
+    let mut broken = policy::rule("broken", Effect::Allow, &["Select"]);
+    broken.when = Some(When::Broken("agent.nmae".into()));
+    let rules = vec![
+        when("office", Effect::Deny, "!(now.getHours('Europe/Amsterdam') in [9, 10])"),
+        when("shop", Effect::Allow, "session.database == 'shop'"),
+        when("psql", Effect::Allow, "session.applicationName == 'psql' && session.started == now"),
+        broken,
+    ];
+    files.write("bundle.json", &policy::bundle("db", 5432, vec![policy::policy("p", rules)]).to_json());
+    let explain = |more: &[&str]| files.explain(&[&["--agent", "ci/bot"], more, &["select 1 from orders"]].concat());
+    let morning = "--at=2026-12-24T08:30:00Z";
+    let (status, told) = explain(&[morning]);
+    let expected = "conditions, at 2026-12-24T08:30:00Z
+  false    p/office  when !(now.getHours('Europe/Amsterdam') in [9, 10])
+  unknown  p/shop  when session.database == 'shop'
+  unknown  p/psql  when session.applicationName == 'psql' && session.started == now
+  broken   p/broken  when agent.nmae
+statement 1
+";
+    assert!(status == 1 && told.contains(expected), "{status} {told}");
+    assert!(told.starts_with("deny by no rule allows Select on public.orders now: rule shop of policy p"), "{told}");
+    let (status, told) = explain(&[morning, "--database", "shop"]);
+    assert!(status == 0 && told.contains("true     p/shop") && told.starts_with("allow by p/shop"), "{told}");
+    let (status, told) = explain(&[morning, "--application-name", "psql"]);
+    assert!(status == 0 && told.starts_with("allow by p/psql"), "{told}");
+    let (status, told) = explain(&["--at=2026-12-24T10:30:00Z", "--database", "shop"]);
+    assert!(status == 1 && told.starts_with("deny by p/office"), "{told}");
+    let (status, json) = explain(&[morning, "-o", "json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((status, &json["at"]), (1, &Value::from("2026-12-24T08:30:00Z")));
+    assert_eq!(json["conditions"][3]["outcome"], "broken");
+    let (status, told) = explain(&["--at", "soon"]);
+    assert!(status == 2 && told.contains("--at"), "{told}");
+}
+
+#[test]
+fn a_preview_judges_by_the_time_and_the_session_that_were_recorded() {
+    let files = Files::recorded();
+    let draft = |when: &str| {
+        let when = format!("message: keep it, when: \"{when}\", postgres: {{statements: [Delete]}}");
+        let same = DRAFT.replace("message: keep it, postgres: {statements: [Delete]}", &when);
+        let all = "postgres: {statements: [Select], tables: ['public.*']}";
+        files.write("draft.yaml", &same.replace(all, "postgres: {}"));
+    };
+    // It was four in the afternoon, and the deletes came within its first five seconds.
+    for (when, denied) in [
+        ("now.getHours() == 16", 3),
+        ("now.getHours() == 17", 0),
+        ("now - session.started == duration('4s')", 1),
+        ("session.clientAddress == '10.0.0.1'", 3),
+        ("session.clientAddress != '10.0.0.1'", 0),
+        // No database was recorded.
+        ("session.database == 'shop'", 3),
+    ] {
+        draft(when);
+        let (_, told) = files.preview(&["-f", "draft.yaml"]);
+        let expected = format!("allow -> deny: {denied}\n");
+        assert_eq!(told.contains(&expected), denied > 0, "{when}: {told}");
+        assert_eq!(told.contains("allow -> deny"), denied > 0, "{when}: {told}");
+        assert!(told.contains("    first at 2026-11-23T16:00:0"), "{told}");
+    }
+    draft("now.getHour() == 16");
+    let (status, told) = files.preview(&["-f", "draft.yaml"]);
+    let expected =
+        "AccessPolicy read-orders would not be accepted: rule no-deletes: when, line 1, column 5: there is no .getHour";
+    assert!(status == 2 && told.contains(expected), "{told}");
 }

@@ -213,6 +213,11 @@ pub struct AccessRule {
     pub message: Option<String>,
     /// The SQL statements it matches. Every part that is set must hold; `{}` matches every statement.
     pub postgres: PostgresRule,
+    /// When it counts, in CEL over `agent`, `target`, `session`, `command` and `now`; judged at every command. Absent:
+    /// always. Where it cannot be told, the rule allows nothing and denies or asks about all that it matches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub when: Option<String>,
 }
 
 /// What a rule does.

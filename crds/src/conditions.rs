@@ -50,6 +50,8 @@ pub mod reason {
     pub const CONFLICTED: &str = "Conflicted";
     /// A rule lists what the rest of it excludes.
     pub const NEVER_MATCHES: &str = "NeverMatches";
+    /// The condition of a rule cannot be read.
+    pub const BROKEN_CONDITION: &str = "BrokenCondition";
     /// The named target does not exist (yet).
     pub const TARGET_NOT_FOUND: &str = "TargetNotFound";
     /// The named target exists and was not accepted.

@@ -366,6 +366,12 @@ async fn an_access_policy_is_judged_by_its_schema() {
         ("action: Allow", "action: Ask, ask: {timeout: 10m, validity: 9m}", Some("validity must be at least timeout")),
         ("action: Allow", "action: Ask, ask: {notBy: Nobody}", Some("Unsupported value")),
         ("message: hello", "message: \"two\\nlines\"", Some("one line without control characters")),
+        ("message: hello", "when: \"now.getHours('Europe/Amsterdam') in [8, 9]\"", None),
+        ("message: hello", "when: \"true\\n&& agent.name == 'bot'\"", None),
+        // What only a compiler can tell is told by a condition, and the rule stays.
+        ("message: hello", "when: agent.nmae == 'bot'", None),
+        ("message: hello", "when: ''", Some("spec.rules[0].when")),
+        ("message: hello", "when: true", Some("spec.rules[0].when")),
         ("statements: [Select], tables: [public.orders]", "functions: [public.refund]", None),
         ("postgres: {statements: [Select], tables: [public.orders]}", "postgres: {}", None),
         (", postgres: {statements: [Select], tables: [public.orders]}", "", Some("spec.rules[0].postgres")),
@@ -397,6 +403,9 @@ async fn an_access_policy_is_judged_by_its_schema() {
     let many: String = (0..128).map(|n| format!("  - {{name: r{n}, action: Deny, postgres: {{}}}}\n")).collect();
     let head = POLICY.split("  - {name: one").next().unwrap();
     stage.would_create(&format!("{head}{many}")).unwrap();
+    let long = |length: usize| POLICY.replace("message: hello", &format!("when: '{}'", "x".repeat(length)));
+    stage.would_create(&long(1024)).unwrap();
+    assert!(stage.would_create(&long(1025)).unwrap_err().contains("spec.rules[0].when"));
     let over = stage.would_create(&format!("{head}{many}  - {{name: more, action: Deny, postgres: {{}}}}\n"));
     assert!(over.unwrap_err().contains("128"));
 }

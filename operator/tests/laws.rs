@@ -50,10 +50,10 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn rule()(name in select(&NAMES), allow in any::<bool>(), statements in subsequence(vec!["Select", "Update", "Delete", "Drop"], 1..=4), table in prop::option::of(select(&["public.a", "public.*", "*.*"])), bad in prop::bool::weighted(0.1)) -> Value {
+    fn rule()(name in select(&NAMES), allow in any::<bool>(), statements in subsequence(vec!["Select", "Update", "Delete", "Drop"], 1..=4), table in prop::option::of(select(&["public.a", "public.*", "*.*"])), bad in prop::bool::weighted(0.1), when in prop::option::of(select(&["now.getHours() < 8", "agent.nmae == 'a'"]))) -> Value {
         let mut postgres = json!({"statements": statements});
         if let Some(table) = table { postgres["tables"] = json!([if bad { "unqualified" } else { table }]); }
-        json!({"name": name, "action": if allow { "Allow" } else { "Deny" }, "postgres": postgres})
+        json!({"name": name, "action": if allow { "Allow" } else { "Deny" }, "postgres": postgres, "when": when})
     }
 }
 
@@ -246,6 +246,28 @@ proptest! {
                     prop_assert_eq!(Some(bundle.revision), plan.status.bundle_revision.clone());
                 }
             }
+        }
+    }
+
+    /// Whether it can be read or not: what the rules match and do is the same as without.
+    #[test]
+    fn a_condition_takes_no_rule_out_of_a_bundle_and_is_never_left_out(world in worlds()) {
+        let mut without = world.clone();
+        without.policies.iter_mut().flat_map(|p| &mut p.spec.rules).for_each(|rule| rule.when = None);
+        for target in &world.targets {
+            let of = |world: &World| {
+                let here = world.policies.iter().filter(|policy| policy.metadata.namespace == target.metadata.namespace);
+                sallyport_operator::derive::compile::bundle(target, here, &world::settings()).policies
+            };
+            let mut with = of(&world);
+            for entry in &mut with {
+                let policy = world.policies.iter().find(|p| p.metadata.namespace == target.metadata.namespace && p.metadata.name.as_ref() == Some(&entry.name));
+                let own = entry.rules.iter_mut().skip(2);
+                for (rule, written) in own.zip(&policy.unwrap().spec.rules) {
+                    prop_assert_eq!(rule.when.take().map(|when| when.text().to_owned()), written.when.clone());
+                }
+            }
+            prop_assert_eq!(with, of(&without));
         }
     }
 

@@ -121,6 +121,7 @@ impl Site {
             effect: Effect::Ask(terms),
             message: Some("schema changes are reviewed".to_owned()),
             matcher: Matcher { verbs, ..Matcher::default() },
+            when: None,
         });
         bundle.sealed()
     }

@@ -168,7 +168,7 @@ fn catalog() -> Rule {
 }
 
 fn allow(name: &str, matcher: Matcher) -> Rule {
-    Rule { name: name.to_owned(), effect: Effect::Allow, message: None, matcher }
+    Rule { name: name.to_owned(), effect: Effect::Allow, message: None, matcher, when: None }
 }
 
 fn verbs(verbs: &[&str]) -> Option<Vec<String>> {

@@ -15,7 +15,7 @@ use sallyport_policy::{
     Attribute, Bundle, ColumnPattern, Effect, Matcher, NamePattern, ObjectKind, ObjectMatcher, PolicyEntry,
 };
 
-use super::{Settings, asking, builtin};
+use super::{Settings, asking, builtin, condition};
 
 /// Bytes of JSON that a bundle may have: a ConfigMap holds 1 MiB, with its metadata.
 pub const LARGEST: usize = 1000 * 1024;
@@ -181,7 +181,8 @@ fn compiled(rule: &AccessRule) -> Result<policy::Rule, Rejected> {
         RuleAction::Deny => Effect::Deny,
     };
     let matcher = matcher(&rule.postgres).map_err(|message| invalid(format!("rule {}: {message}", rule.name)))?;
-    Ok(policy::Rule { name: rule.name.clone(), effect, message: rule.message.clone(), matcher })
+    let when = condition::compiled(rule);
+    Ok(policy::Rule { name: rule.name.clone(), effect, message: rule.message.clone(), matcher, when })
 }
 
 fn matcher(rule: &PostgresRule) -> Result<Matcher, String> {

@@ -9,6 +9,7 @@ pub mod builtin;
 pub mod certificate;
 pub mod children;
 pub mod compile;
+pub mod condition;
 pub mod fleets;
 pub mod identity;
 pub mod idle;

@@ -10,7 +10,7 @@ use sallyport_crds::{AccessPolicy, AccessPolicyStatus, AgentIdentity, Ancestor, 
 use sallyport_policy::{Bundle, Mode, PolicyEntry, Subject};
 
 use super::target::Fleet;
-use super::{compile, idle, shadow, target};
+use super::{compile, condition, idle, shadow, target};
 
 /// What one policy needs to know of one target.
 #[derive(Debug, Clone)]
@@ -71,7 +71,12 @@ fn present(policy: &AccessPolicy, attachment: &Attachment<'_>) -> Vec<Finding> {
             ];
         }
     };
+    let unreadable = condition::first_unreadable(&policy.spec);
     let accepted = match (shadow::first(&entry, &attachment.bundle.policies), idle::first(&entry)) {
+        _ if unreadable.is_some() => {
+            let found = unreadable.map(|found| found.to_string()).unwrap_or_default();
+            Finding::no(ACCEPTED, reason::BROKEN_CONDITION, found)
+        }
         (None, None) => Finding::yes(ACCEPTED, ok::ACCEPTED, observing(&entry, attachment.bundle)),
         (None, Some(found)) => Finding::no(ACCEPTED, reason::NEVER_MATCHES, found.to_string()),
         (Some(found), _) => Finding::no(

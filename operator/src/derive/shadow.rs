@@ -29,7 +29,8 @@ pub fn first(entry: &PolicyEntry, all: &[PolicyEntry]) -> Option<Shadowed> {
 }
 
 fn denies(entry: &PolicyEntry) -> impl Iterator<Item = &Rule> {
-    entry.rules.iter().filter(|rule| rule.effect == Effect::Deny)
+    // One with a condition takes nothing back for good.
+    entry.rules.iter().filter(|rule| rule.effect == Effect::Deny && rule.when.is_none())
 }
 
 /// Whether `wide` concerns every subject and credential that `narrow` does, as written.

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use sallyport_policy::{
-    Allowance, Ask, Denial, DenyReason, Durability, Mode, NotApproved, OnFailure, RecordingLevel, RuleRef, Session,
-    Terms, Upstream, Verdict, World, decide, is_outside_binding, masks, standing, terms,
+    Allowance, Ask, Denial, DenyReason, Durability, Fact, Mode, NotApproved, OnFailure, RecordingLevel, RuleRef,
+    Session, SessionFacts, Terms, Upstream, Verdict, World, decide, is_outside_binding, masks, standing, terms,
 };
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
@@ -219,7 +219,7 @@ pub(crate) async fn await_binding(
     client: Option<SocketAddr>,
     patience: Duration,
 ) {
-    let session = session_of(principal, client, String::new());
+    let session = session_of(principal, client, String::new(), SessionFacts::default());
     // Before the world is looked at: a change in between is not slept through.
     let mut changes = feed.subscribe();
     let arrived = async {
@@ -232,13 +232,14 @@ pub(crate) async fn await_binding(
     let _in_time = timeout(patience, arrived).await;
 }
 
-fn session_of(principal: &Principal, client: Option<SocketAddr>, credential: String) -> Session {
+fn session_of(principal: &Principal, client: Option<SocketAddr>, credential: String, facts: SessionFacts) -> Session {
     Session {
         identity: principal.identity.clone(),
         not_before: principal.not_before,
         uid: principal.uid.clone(),
         address: client.map(|client| client.ip()),
         credential,
+        facts,
     }
 }
 
@@ -272,11 +273,12 @@ impl Gate {
             crate::protocol::Credential::User(user) if user != principal.identity.name() => user,
             _ => "default".to_owned(),
         };
+        let facts = SessionFacts { started: Fact::Known(ports.clock.now()), ..opening.known };
         let target = &world.bundle.target;
         let mut gate = Self {
             feed: Arc::clone(feed),
             ports: ports.clone(),
-            session: session_of(principal, client, credential),
+            session: session_of(principal, client, credential, facts),
             hours: Hours { opened: Instant::now(), not_after: at(principal.not_after) },
             terms: (0, Terms::default()),
             masking: (0, None),
@@ -496,13 +498,15 @@ impl Gate {
         let must_run = concludes && transaction != Transaction::None;
         // A command that has waited for people was counted when it came.
         let may = may.and_then(|()| if before.is_first() { self.in_pace(described, must_run) } else { Ok(()) });
+        // One moment for all that is asked of this command: no rule sees another one.
+        let now = self.ports.clock.now();
         let verdict = match (may, &described.action) {
-            (Ok(()), Ok(action)) => decide(world, &self.session, action),
+            (Ok(()), Ok(action)) => decide(world, &self.session, now, action),
             (Ok(()), Err(denial)) => Verdict::Deny(denial.clone()),
             (Err(denial), _) => Verdict::Deny(denial),
         };
         let verdict = verdict.answered(&world.bundle.revision, before.approval.as_ref());
-        self.would_have = self.otherwise(world, described, &verdict);
+        self.would_have = self.otherwise(world, described, now, &verdict);
         match verdict {
             Verdict::Deny(denial) => self.denied(world, described, denial, before),
             Verdict::Ask(ask) => self.ask(world, described, ask, before),

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use sallyport_policy::{Action, Denial, MaskPlan};
+use sallyport_policy::{Action, Denial, MaskPlan, SessionFacts};
 
 use crate::fault::Fault;
 use crate::gate::{Granted, GrantedOpening, Refused};
@@ -104,6 +104,8 @@ pub struct Opening<P> {
     pub credential: Credential,
     /// Further facts for the record (database, application name), bounded by the protocol.
     pub facts: Vec<(&'static str, String)>,
+    /// What of them the conditions of rules may ask, as far as it is certain; when the session began is the gate's to say.
+    pub known: SessionFacts,
     /// What the protocol itself needs to log in.
     pub detail: P,
 }

@@ -18,6 +18,13 @@ pub enum Fact<T> {
     Unknown,
 }
 
+/// What nobody has said is not known.
+impl<T> Default for Fact<T> {
+    fn default() -> Self {
+        Self::Unknown
+    }
+}
+
 /// Everything one command would do. Empty operations mean a command without effect of its own
 /// (a flush, a synchronisation point): only the caller's standing is judged.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

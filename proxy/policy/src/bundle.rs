@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::ask::AskTerms;
+use crate::condition::When;
 use crate::mask::Mask;
 use crate::observe::Mode;
 use crate::pattern::NamePattern;
@@ -148,6 +149,9 @@ pub struct Rule {
     pub message: Option<String>,
     /// What it matches.
     pub matcher: Matcher,
+    /// When it counts. Absent: always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<When>,
 }
 
 /// What a rule does.

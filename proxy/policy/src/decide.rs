@@ -5,15 +5,21 @@
 //! where it denies or asks, does so.
 
 use core::net::IpAddr;
+use std::time::SystemTime;
 
 use crate::ask::{Ask, NotApproved};
 use crate::bundle::{Bundle, Effect, Matcher, ObjectMatcher, PolicyEntry, Rule, Subject};
+use crate::condition::{Facts, Outcome, SessionFacts, When};
 use crate::mask::forbids;
 use crate::observe::{Deciding, Mode, deciding};
 use crate::{Action, Fact, IdentityName, Member, Object, Operation, World};
 
-/// The facts of a session that decisions hang on. All come from the verified certificate, the socket, and the
-/// credential the session was opened with.
+mod conditions;
+
+pub use self::conditions::{JudgedCondition, conditions};
+
+/// The facts of a session that decisions hang on. Whether it may go on at all hangs on the verified certificate, the
+/// socket, and the credential the session was opened with; `facts` are for the conditions of rules alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
     /// Who speaks.
@@ -27,10 +33,12 @@ pub struct Session {
     pub address: Option<IpAddr>,
     /// The target's credential by name.
     pub credential: String,
+    /// What else conditions may ask of it.
+    pub facts: SessionFacts,
 }
 
 /// Where a rule stands in the bundle that was in force; its names are in [`Bundle::rule_names`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleRef {
     policy: usize,
     rule: usize,
@@ -131,6 +139,13 @@ pub enum DenyReason {
         /// Its name.
         rule: String,
     },
+    /// A rule that denies may apply: its condition cannot be evaluated at all.
+    BrokenCondition {
+        /// Its policy.
+        policy: String,
+        /// Its name.
+        rule: String,
+    },
     /// A rule asks people about it, and it was not approved.
     NotApproved {
         /// Its policy.
@@ -153,6 +168,8 @@ pub enum DenyReason {
     NotAllowed {
         /// The operation that no rule allows, for a person.
         operation: String,
+        /// Policy and name of the first rule that would, if its condition were known to hold.
+        unless: Option<(String, String)>,
     },
     /// The command could not be read, or does what is never let through; said by the protocol.
     NotUnderstood {
@@ -195,9 +212,9 @@ pub fn is_outside_binding(world: &World, session: &Session) -> bool {
     known_member(world, session).is_err_and(|denial| denial.reason == DenyReason::OutsideBinding)
 }
 
-/// Judges one command.
+/// Judges one command that comes at that time.
 #[must_use]
-pub fn decide(world: &World, session: &Session, action: &Action) -> Verdict {
+pub fn decide(world: &World, session: &Session, now: SystemTime, action: &Action) -> Verdict {
     if let Err(denial) = standing(world, session) {
         return Verdict::Deny(denial);
     }
@@ -209,7 +226,9 @@ pub fn decide(world: &World, session: &Session, action: &Action) -> Verdict {
         // What is masked stays masked, whatever the mode.
         return forbids(world, session, action).map_or(Verdict::Allow { rule: None }, Verdict::Deny);
     }
-    judge(world, member, session, action, |policy| policy.mode == Mode::Enforce)
+    judge(world, member, session, &Facts::new(world, member, session, now, action), |policy| {
+        policy.mode == Mode::Enforce
+    })
 }
 
 /// What those policies say of the action that `counts` lets have a say.
@@ -217,9 +236,10 @@ pub(crate) fn judge(
     world: &World,
     member: &Member,
     session: &Session,
-    action: &Action,
+    facts: &Facts<'_>,
     counts: impl Fn(&PolicyEntry) -> bool + Copy,
 ) -> Verdict {
+    let action = facts.action();
     let in_force = || {
         applicable(&world.bundle, member)
             .filter(move |(_, policy)| policy.credentials.contains(&session.credential) && counts(policy))
@@ -228,8 +248,8 @@ pub(crate) fn judge(
             })
     };
     // Deny first, over every operation: which rule is named must not hang on the order of operations.
-    for (_, policy, rule) in in_force().filter(|(_, _, rule)| rule.effect == Effect::Deny) {
-        if let Some(reason) = denies(policy, rule, action) {
+    for (at, policy, rule) in in_force().filter(|(_, _, rule)| rule.effect == Effect::Deny) {
+        if let Some(reason) = denies(policy, rule, action, || counts_now(at, rule, facts)) {
             return Verdict::Deny(reason.into());
         }
     }
@@ -239,16 +259,27 @@ pub(crate) fn judge(
     // What an approval lets through has to be covered as well as what is allowed: nobody is asked in vain.
     let mut first = None;
     for operation in &action.operations {
-        let covered = in_force()
-            .find(|(_, _, rule)| rule.effect != Effect::Deny && allows(&rule.matcher, operation) == Match::Yes);
+        let mut unless = None;
+        let mut covering = in_force()
+            .filter(|(_, _, rule)| rule.effect != Effect::Deny && allows(&rule.matcher, operation) == Match::Yes);
+        let covered = covering.find_map(|(at, policy, rule)| {
+            let counts = counts_now(at, rule, facts) == Match::Yes;
+            unless = unless.or(Some((policy, rule)));
+            counts.then_some(at)
+        });
         match covered {
-            Some((rule, _, _)) => first = first.or(Some(rule)),
-            None => return Verdict::Deny(DenyReason::NotAllowed { operation: operation.to_string() }.into()),
+            Some(rule) => first = first.or(Some(rule)),
+            None => {
+                let unless = unless.map(|(policy, rule)| (policy.name.clone(), rule.name.clone()));
+                return Verdict::Deny(DenyReason::NotAllowed { operation: operation.to_string(), unless }.into());
+            }
         }
     }
     // And whoever may have to be asked, is: under the strictest terms of all that ask.
     let asking = in_force().filter_map(|(at, _, rule)| match rule.effect {
-        Effect::Ask(terms) if asks(&rule.matcher, action) => Some(Ask { rule: at, terms }),
+        Effect::Ask(terms) if may_match(&rule.matcher, action) && counts_now(at, rule, facts) != Match::No => {
+            Some(Ask { rule: at, terms })
+        }
         _ => None,
     });
     match asking.reduce(|first, next| Ask { terms: first.terms.and(next.terms), ..first }) {
@@ -291,26 +322,45 @@ fn speaks_of(subject: &Subject, member: &Member) -> bool {
     }
 }
 
-fn denies(policy: &PolicyEntry, rule: &Rule, action: &Action) -> Option<DenyReason> {
-    let mut undecidable = false;
+/// Whether the rule counts for this command, whatever it matches. Asked last: it is what costs most.
+fn counts_now(at: RuleRef, rule: &Rule, facts: &Facts<'_>) -> Match {
+    match rule.when.as_ref().map(|when| facts.outcome(at, when)) {
+        None | Some(Outcome::True) => Match::Yes,
+        Some(Outcome::False) => Match::No,
+        Some(Outcome::Unknown | Outcome::Broken) => Match::Unknown,
+    }
+}
+
+fn denies(
+    policy: &PolicyEntry,
+    rule: &Rule,
+    action: &Action,
+    counts_now: impl FnOnce() -> Match,
+) -> Option<DenyReason> {
+    let mut matched = Match::No;
     for operation in &action.operations {
-        match denied_by(&rule.matcher, operation) {
-            Match::Yes => {
-                return Some(DenyReason::Rule {
-                    policy: policy.name.clone(),
-                    rule: rule.name.clone(),
-                    message: rule.message.clone(),
-                });
-            }
-            Match::Unknown => undecidable = true,
-            Match::No => {}
+        matched = matched.or(denied_by(&rule.matcher, operation));
+        if matched == Match::Yes {
+            break;
         }
     }
-    undecidable.then(|| DenyReason::Undecidable { policy: policy.name.clone(), rule: rule.name.clone() })
+    if matched == Match::No {
+        return None;
+    }
+    let told = matched.and(counts_now());
+    let (policy, name) = (policy.name.clone(), rule.name.clone());
+    match told {
+        Match::No => None,
+        Match::Yes => Some(DenyReason::Rule { policy, rule: name, message: rule.message.clone() }),
+        Match::Unknown if matches!(rule.when, Some(When::Broken(_))) => {
+            Some(DenyReason::BrokenCondition { policy, rule: name })
+        }
+        Match::Unknown => Some(DenyReason::Undecidable { policy, rule: name }),
+    }
 }
 
 /// It is enough that it may match one operation, as a deny would or as an allow would.
-fn asks(matcher: &Matcher, action: &Action) -> bool {
+fn may_match(matcher: &Matcher, action: &Action) -> bool {
     let may = |operation| denied_by(matcher, operation) != Match::No || allows(matcher, operation) != Match::No;
     action.operations.iter().any(may)
 }
@@ -369,6 +419,14 @@ impl Match {
             (Self::Yes, Self::Yes) => Self::Yes,
         }
     }
+
+    const fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Yes, _) | (_, Self::Yes) => Self::Yes,
+            (Self::Unknown, _) | (_, Self::Unknown) => Self::Unknown,
+            (Self::No, Self::No) => Self::No,
+        }
+    }
 }
 
 impl Bundle {
@@ -403,6 +461,7 @@ impl Denial {
         match &self.reason {
             DenyReason::Rule { policy, rule, .. }
             | DenyReason::Undecidable { policy, rule }
+            | DenyReason::BrokenCondition { policy, rule }
             | DenyReason::NotApproved { policy, rule, .. } => Some((policy, rule)),
             _ => None,
         }
@@ -516,6 +575,12 @@ impl std::fmt::Display for Denial {
             DenyReason::Undecidable { policy, rule } => {
                 write!(f, "refused by policy {policy}, rule {rule}: what it depends on cannot be derived")
             }
+            DenyReason::BrokenCondition { policy, rule } => {
+                write!(
+                    f,
+                    "refused by policy {policy}, rule {rule}: its condition cannot be read: tell the policy's owner"
+                )
+            }
             DenyReason::NotApproved { policy, rule, why } => {
                 write!(f, "needs an approval by policy {policy}, rule {rule}: {why}")
             }
@@ -527,7 +592,11 @@ impl std::fmt::Display for Denial {
                 f,
                 "{column} is masked by policy {policy}, strictly: it may be shown, and not be compared, ordered by or computed with"
             ),
-            DenyReason::NotAllowed { operation } => write!(f, "no rule allows {operation}"),
+            DenyReason::NotAllowed { operation, unless: None } => write!(f, "no rule allows {operation}"),
+            DenyReason::NotAllowed { operation, unless: Some((policy, rule)) } => write!(
+                f,
+                "no rule allows {operation} now: rule {rule} of policy {policy} has a condition, which does not hold or cannot be derived"
+            ),
             DenyReason::NotUnderstood { cause } => f.write_str(cause),
         }
     }

@@ -1,7 +1,7 @@
 //! What is decided, and how: the bundle, the roster, and one pure function over them.
 //!
 //! Owns the contract between operator and proxy (the serialised [`Bundle`]) and the decision itself.
-//! Touches its arguments only: no clock, no environment, no files, no hash-map order.
+//! Touches its arguments only: no clock (time is an argument), no environment, no files, no hash-map order.
 //! Keeps the invariant that nothing is allowed unless a rule in force says so about *known* facts.
 
 #![cfg_attr(
@@ -18,6 +18,7 @@
 mod action;
 mod ask;
 mod bundle;
+mod condition;
 mod decide;
 mod fields;
 mod mask;
@@ -36,7 +37,10 @@ pub use bundle::{
     BUNDLE_VERSION, Bundle, BundleError, Effect, Matcher, ObjectMatcher, PolicyEntry, Rule, Subject, TargetRef,
     TlsMode, Upstream,
 };
-pub use decide::{Denial, DenyReason, RuleRef, Session, Verdict, decide, is_outside_binding, standing};
+pub use condition::{Condition, ConditionError, FACTS, LONGEST_CONDITION, Outcome, SessionFacts, When};
+pub use decide::{
+    Denial, DenyReason, JudgedCondition, RuleRef, Session, Verdict, conditions, decide, is_outside_binding, standing,
+};
 pub use fields::{Column, FieldNames, Fields, Shown};
 pub use mask::{Detector, Mask, MaskMethod, MaskPlan, masks};
 pub use observe::{Mode, would_have};

@@ -4,9 +4,12 @@
 //! that enforces applies to a session, no other has a say in its verdicts; who is not in good standing is
 //! refused whatever the mode.
 
+use std::time::SystemTime;
+
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::PolicyEntry;
+use crate::condition::Facts;
 use crate::decide::{applicable, judge};
 use crate::{Action, Member, Session, Verdict, World};
 
@@ -53,13 +56,19 @@ pub(crate) fn deciding(world: &World, member: &Member, session: &Session) -> Dec
 
 /// What would be decided if the policies that observe enforced, where that is not what is decided.
 #[must_use]
-pub fn would_have(world: &World, session: &Session, action: &Action, decided: &Verdict) -> Option<Verdict> {
+pub fn would_have(
+    world: &World,
+    session: &Session,
+    now: SystemTime,
+    action: &Action,
+    decided: &Verdict,
+) -> Option<Verdict> {
     let member = world.roster.member(session.identity.namespace(), session.identity.name())?;
     if deciding(world, member, session) == Deciding::All {
         return None;
     }
     let all = |_: &PolicyEntry| true;
-    let would = judge(world, member, session, action, all);
+    let would = judge(world, member, session, &Facts::new(world, member, session, now, action), all);
     (std::mem::discriminant(&would) != std::mem::discriminant(decided)).then_some(would)
 }
 
@@ -69,7 +78,10 @@ mod tests {
 
     use super::*;
     use crate::bundle::{BUNDLE_VERSION, Bundle, Effect, Matcher, Rule, Subject, TargetRef, TlsMode, Upstream};
-    use crate::{Denial, DenyReason, FleetTerms, IdentityName, Operation, Recording, RecordingLevel, Roster, decide};
+    use crate::{
+        Denial, DenyReason, FleetTerms, IdentityName, Operation, Recording, RecordingLevel, Roster, SessionFacts,
+        decide,
+    };
 
     fn policy(name: &str, mode: Mode, rules: &[(Effect, &str)]) -> PolicyEntry {
         let rule = |(effect, verb): &(Effect, &str)| Rule {
@@ -77,6 +89,7 @@ mod tests {
             effect: *effect,
             message: None,
             matcher: Matcher { verbs: Some(vec![(*verb).to_owned()]), ..Matcher::default() },
+            when: None,
         };
         PolicyEntry {
             name: name.to_owned(),
@@ -116,7 +129,14 @@ mod tests {
 
     fn session() -> Session {
         let identity = IdentityName::new("cluster.local", "ci", "bot").unwrap();
-        Session { identity, not_before: 0, uid: None, address: None, credential: "default".into() }
+        Session {
+            identity,
+            not_before: 0,
+            uid: None,
+            address: None,
+            credential: "default".into(),
+            facts: SessionFacts::default(),
+        }
     }
 
     /// Whether it is let through, and whether it would have been otherwise.
@@ -124,8 +144,8 @@ mod tests {
         let (world, session) = (world(policies.to_vec()), session());
         let action = Action { operations: vec![Operation::bare(verb)], ..Action::default() };
         let lets = |verdict: &Verdict| matches!(verdict, Verdict::Allow { .. });
-        let decided = decide(&world, &session, &action);
-        (lets(&decided), would_have(&world, &session, &action, &decided).as_ref().map(lets))
+        let decided = decide(&world, &session, SystemTime::UNIX_EPOCH, &action);
+        (lets(&decided), would_have(&world, &session, SystemTime::UNIX_EPOCH, &action, &decided).as_ref().map(lets))
     }
 
     #[test]
@@ -187,7 +207,7 @@ mod tests {
         let mut roster = Roster::default();
         roster.insert(Member { namespace: "ci".into(), name: "bot".into(), suspended: true, ..Member::default() });
         world.roster = Arc::new(roster);
-        let verdict = decide(&world, &session(), &Action::none());
+        let verdict = decide(&world, &session(), SystemTime::UNIX_EPOCH, &Action::none());
         assert_eq!(verdict, Verdict::Deny(Denial { reason: DenyReason::Suspended }));
     }
 }

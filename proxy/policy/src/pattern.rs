@@ -56,6 +56,12 @@ impl NamePattern {
         }
     }
 
+    /// The pattern of that name alone.
+    pub(crate) fn of(name: &QualifiedName) -> Self {
+        let literal = |part: &str| Part::Literal(part.to_owned());
+        Self { space: literal(&name.space), name: literal(&name.name) }
+    }
+
     /// Whether `name` is one that this pattern speaks of.
     #[must_use]
     pub fn matches(&self, name: &QualifiedName) -> bool {

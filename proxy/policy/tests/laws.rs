@@ -3,13 +3,17 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use proptest::prelude::*;
 use sallyport_policy::*;
 
 #[path = "laws/asking.rs"]
 mod asking;
+#[path = "laws/conditions.rs"]
+mod conditions;
 
+const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 const VERBS: [&str; 3] = ["Select", "Update", "Drop"];
 const TABLES: [&str; 3] = ["a", "b", "c"];
 
@@ -20,6 +24,7 @@ fn session() -> Session {
         uid: Some("one".into()),
         address: Some([10, 0, 0, 1].into()),
         credential: "default".into(),
+        facts: SessionFacts::default(),
     }
 }
 
@@ -79,7 +84,7 @@ fn rules(effect: Option<Effect>) -> impl Strategy<Value = Vec<Rule>> {
         None => prop_oneof![Just(Effect::Allow), Just(Effect::Deny), terms().prop_map(Effect::Ask)].boxed(),
     };
     proptest::collection::vec((matcher(), effects), 0..5).prop_map(move |rules| {
-        let rule = |(n, (matcher, effect))| Rule { name: format!("r{n}"), effect, message: None, matcher };
+        let rule = |(n, (matcher, effect))| Rule { name: format!("r{n}"), effect, message: None, matcher, when: None };
         rules.into_iter().enumerate().map(rule).collect()
     })
 }
@@ -159,7 +164,7 @@ fn completions(action: &Action) -> Vec<Action> {
 }
 
 fn verdict(rules: &[Rule], action: &Action) -> Verdict {
-    decide(&world(rules.to_vec()), &session(), action)
+    decide(&world(rules.to_vec()), &session(), NOW, action)
 }
 
 fn allowed(rules: &[Rule], action: &Action) -> bool {
@@ -208,7 +213,7 @@ proptest! {
         let free = world(rules);
         bound.roster = Arc::new(bound_to(Some(addresses.clone())));
         let session = Session { address: from, ..session() };
-        let allowed = |world: &World| matches!(decide(world, &session, &action), Verdict::Allow { .. });
+        let allowed = |world: &World| matches!(decide(world, &session, NOW, &action), Verdict::Allow { .. });
         prop_assert!(!allowed(&bound) || allowed(&free));
         let listed = from.is_some_and(|from| addresses.contains(&from));
         prop_assert_eq!(allowed(&bound), listed && allowed(&free), "an address of the list changes nothing");
@@ -313,17 +318,17 @@ fn a_roster_from_before_bindings_still_loads() {
 }
 
 fn allow_all() -> Vec<Rule> {
-    vec![Rule { name: "all".into(), effect: Effect::Allow, message: None, matcher: Matcher::default() }]
+    vec![Rule { name: "all".into(), effect: Effect::Allow, message: None, matcher: Matcher::default(), when: None }]
 }
 
 #[test]
 fn a_suspended_identity_is_refused_even_an_empty_action() {
     let mut world = world(allow_all());
-    assert!(matches!(decide(&world, &session(), &Action::none()), Verdict::Allow { rule: None }));
+    assert!(matches!(decide(&world, &session(), NOW, &Action::none()), Verdict::Allow { rule: None }));
     let mut roster = Roster::default();
     roster.insert(Member { namespace: "ci".into(), name: "bot".into(), suspended: true, ..Member::default() });
     world.roster = Arc::new(roster);
-    let Verdict::Deny(denial) = decide(&world, &session(), &Action::none()) else { panic!("allowed") };
+    let Verdict::Deny(denial) = decide(&world, &session(), NOW, &Action::none()) else { panic!("allowed") };
     assert_eq!(denial.reason, DenyReason::Suspended);
     assert!(denial.ends_session());
 }

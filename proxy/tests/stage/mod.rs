@@ -99,8 +99,13 @@ pub(crate) fn bundle(namespace: &str, target: &str, agents: &[&str], policy: &st
     let mut agent_namespaces: Vec<_> = agents.iter().map(|&name| name.to_owned()).collect();
     agent_namespaces.sort();
     let group = |namespace: &&str| Subject::Group { namespace: (*namespace).to_owned(), name: "bots".to_owned() };
-    let rule =
-        Rule { name: "everything".to_owned(), effect: Effect::Allow, message: None, matcher: Matcher::default() };
+    let rule = Rule {
+        name: "everything".to_owned(),
+        effect: Effect::Allow,
+        message: None,
+        matcher: Matcher::default(),
+        when: None,
+    };
     Bundle {
         version: BUNDLE_VERSION,
         revision: String::new(),

@@ -71,7 +71,7 @@ pub fn readme() -> Vec<PolicyEntry> {
 #[must_use]
 pub fn rule(name: &str, effect: Effect, verbs: &[&str]) -> Rule {
     let verbs = (!verbs.is_empty()).then(|| verbs.iter().map(|&verb| verb.to_owned()).collect());
-    Rule { name: name.into(), effect, message: None, matcher: Matcher { verbs, ..Matcher::default() } }
+    Rule { name: name.into(), effect, message: None, matcher: Matcher { verbs, ..Matcher::default() }, when: None }
 }
 
 /// The same rule, limited to those tables.

@@ -10,8 +10,9 @@ mod wire;
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use sallyport_cli::{Word, explain};
+use sallyport_cli::{Circumstances, Word, explain};
 use sallyport_conformance::{Guarded, policy};
 use sallyport_policy::{Bundle, Effect, Member, PolicyEntry, Roster, World};
 use serde_json::Value;
@@ -58,7 +59,7 @@ async fn what_is_explained_is_what_the_proxy_does() {
     let mut wrong = Vec::new();
     for record in commands {
         let text = record["text"].as_str().unwrap();
-        let explained = explain(&world, ("ci", "bot"), "default", text).unwrap();
+        let explained = explain(&world, ("ci", "bot"), "default", &Circumstances::at(SystemTime::now()), text).unwrap();
         let ruled = serde_json::to_value(&explained.ruled).unwrap();
         if ["verdict", "policy", "rule", "reason"].iter().any(|field| ruled.get(field) != record.get(field)) {
             wrong.push(format!("{text}\n    recorded {record}\n    explained {ruled}"));

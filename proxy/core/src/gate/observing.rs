@@ -3,6 +3,8 @@
 //! Owns that reckoning and its words in the records. Touches the meter. Invariant: it is made after the decision, and
 //! changes nothing of it.
 
+use std::time::SystemTime;
+
 use sallyport_policy::{Denial, Verdict, World, would_have};
 
 use super::Gate;
@@ -12,7 +14,13 @@ use crate::record::WouldHave;
 
 impl Gate {
     /// What would have been decided otherwise, for the records.
-    pub(super) fn otherwise(&self, world: &World, described: &Described<'_>, decided: &Verdict) -> Option<WouldHave> {
+    pub(super) fn otherwise(
+        &self,
+        world: &World,
+        described: &Described<'_>,
+        now: SystemTime,
+        decided: &Verdict,
+    ) -> Option<WouldHave> {
         let action = described.action.as_ref().ok()?;
         // What no policy's rules were asked about.
         let own = |denial: &Denial| denial.ends_session() || denial.is_our_own() || denial.limit().is_some();
@@ -20,7 +28,7 @@ impl Gate {
             return None;
         }
         let owned = |name: Option<&str>| name.map(str::to_owned);
-        let would = match would_have(world, &self.session, action, decided)? {
+        let would = match would_have(world, &self.session, now, action, decided)? {
             Verdict::Deny(denial) => WouldHave {
                 verdict: "deny",
                 policy: owned(denial.policy()),

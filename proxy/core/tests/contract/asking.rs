@@ -24,6 +24,7 @@ fn asking(terms: AskTerms) -> Bundle {
         effect: Effect::Ask(terms),
         message: Some("schema changes are reviewed".into()),
         matcher: Matcher { verbs, ..Matcher::default() },
+        when: None,
     });
     bundle.sealed()
 }

@@ -90,6 +90,7 @@ pub fn bundle() -> Bundle {
         effect,
         message: message.map(Into::into),
         matcher,
+        when: None,
     };
     Bundle {
         version: BUNDLE_VERSION,

@@ -21,7 +21,7 @@ use sallyport_core::protocol::{
     Protocol, TlsFacts, Transaction,
 };
 use sallyport_core::sessions::SessionId;
-use sallyport_policy::{Action, Denial, Object, ObjectKind, Operation, QualifiedName, Usage};
+use sallyport_policy::{Action, Denial, Object, ObjectKind, Operation, QualifiedName, SessionFacts, Usage};
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -103,7 +103,8 @@ impl Protocol for Toy {
         let first = line(io).await?;
         let user = first.strip_prefix("user ").ok_or_else(|| Fault::client("say who you are"))?;
         let credential = Credential::User(user.to_owned());
-        Ok(Hello::Open(Opening { credential, facts: vec![("greeting", first.clone())], detail: () }))
+        let facts = vec![("greeting", first.clone())];
+        Ok(Hello::Open(Opening { credential, facts, known: SessionFacts::default(), detail: () }))
     }
 
     async fn login(&self, opening: GrantedOpening<()>, session: SessionId) -> Result<LoggedIn<Lines>, Fault> {

@@ -24,7 +24,7 @@ mod settings;
 pub mod sql;
 
 pub use codec::startup::CancelKey;
-pub use protocol::{Postgres, Wish};
+pub use protocol::{Postgres, Wish, session_facts};
 #[cfg(any(test, feature = "fuzzing"))]
 pub use session::fuzzing;
 pub use session::rehearsal::{Rehearsal, Rehearsed};

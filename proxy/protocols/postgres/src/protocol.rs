@@ -12,6 +12,7 @@ use sallyport_core::gate::{GrantedOpening, Way};
 use sallyport_core::ports::Io;
 use sallyport_core::protocol::{Credential, Hello, LoggedIn, Opening, Preamble, Protocol, TlsFacts};
 use sallyport_core::sessions::SessionId;
+use sallyport_policy::{Fact, SessionFacts};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::cancel::Registry;
@@ -22,6 +23,8 @@ use crate::{login, refuse, settings, sql};
 
 /// The protocol by this name in ALPN (RFC-less, but registered and demanded for direct TLS).
 const ALPN: &[u8] = b"postgresql";
+/// Bytes of a name that the server keeps (NAMEDATALEN - 1).
+const LONGEST_NAME: usize = 63;
 /// How often a client may be told "no GSSAPI" before it must ask for TLS.
 const MOST_ROUNDS: usize = 2;
 /// How long the target may take to act on a cancel request.
@@ -230,7 +233,22 @@ fn opening(minor: u16, parameters: &[(&str, &str)]) -> Result<Opening<Wish>, Fau
     }
     let negotiate = minor > NEWEST_MINOR || !unknown.is_empty();
     let detail = Wish { minor: minor.min(NEWEST_MINOR), unknown, negotiate, parameters: kept };
-    Ok(Opening { credential: Credential::User(user), facts, detail })
+    let named = |wanted: &str| facts.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.as_str());
+    let known = session_facts(named("database"), named("application"));
+    Ok(Opening { credential: Credential::User(user), facts, known, detail })
+}
+
+/// What is certain of a session whose client named that database and called itself that. The server cuts longer names
+/// off, and without a database it takes the one of the credential's user, which is not known here.
+#[must_use]
+pub fn session_facts(database: Option<&str>, application_name: Option<&str>) -> SessionFacts {
+    let known = |name: &str| if name.len() <= LONGEST_NAME { Fact::Known(name.to_owned()) } else { Fact::Unknown };
+    SessionFacts {
+        database: database.filter(|name| !name.is_empty()).map_or(Fact::Unknown, known),
+        // One that says nothing calls itself nothing.
+        application_name: known(application_name.unwrap_or_default()),
+        started: Fact::Unknown,
+    }
 }
 
 /// The ways in which clients spell UTF-8.
@@ -266,4 +284,28 @@ async fn refuse<S: Io, T>(io: &mut S, fault: Fault) -> Result<T, Fault> {
 
 fn malformed(error: CodecError) -> Fault {
     Fault::client(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_session_only_that_is_known_which_the_server_takes_as_it_is() {
+        let known = |parameters: &[(&str, &str)]| {
+            let facts = opening(NEWEST_MINOR, &[&[("user", "default")], parameters].concat()).unwrap().known;
+            assert_eq!(facts.started, Fact::Unknown);
+            (facts.database, facts.application_name)
+        };
+        let is = |text: &str| Fact::Known(text.to_owned());
+        assert_eq!(known(&[]), (Fact::Unknown, is("")));
+        assert_eq!(known(&[("database", "shop"), ("application_name", "psql")]), (is("shop"), is("psql")));
+        // The server takes the user's name for it.
+        assert_eq!(known(&[("database", "")]).0, Fact::Unknown);
+        // And cuts off what is longer.
+        let long = "x".repeat(64);
+        assert_eq!(known(&[("database", &long), ("application_name", &long)]), (Fact::Unknown, Fact::Unknown));
+        let fits = "x".repeat(63);
+        assert_eq!(known(&[("database", &fits), ("application_name", &fits)]), (is(&fits), is(&fits)));
+    }
 }

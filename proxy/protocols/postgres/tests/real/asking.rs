@@ -17,6 +17,7 @@ async fn stage() -> Stage {
         effect: Effect::Ask(TERMS),
         message: None,
         matcher: Matcher { verbs: Some(vec!["Delete".into()]), ..Matcher::default() },
+        when: None,
     });
     stage.service.feed.publish_bundle(bundle.sealed());
     stage

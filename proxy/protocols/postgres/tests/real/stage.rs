@@ -134,7 +134,8 @@ pub(crate) fn rule(name: &str, effect: Effect, verbs: &[&str], tables: &[&str]) 
     let verbs = (!verbs.is_empty()).then(|| verbs.iter().map(|&verb| verb.to_owned()).collect());
     let names: Vec<_> = tables.iter().map(|name| NamePattern::parse(name).unwrap()).collect();
     let objects = (!names.is_empty()).then(|| vec![ObjectMatcher { kind: ObjectKind::Table, names }]);
-    Rule { name: name.into(), effect, message: None, matcher: Matcher { verbs, objects, ..Matcher::default() } }
+    let matcher = Matcher { verbs, objects, ..Matcher::default() };
+    Rule { name: name.into(), effect, message: None, matcher, when: None }
 }
 
 /// Everything but what touches `public.secrets`.
