@@ -17,6 +17,7 @@ mod asking;
 mod binding;
 mod certificates;
 mod commands;
+mod conditions;
 mod deadlines;
 mod durability;
 mod endings;
