@@ -22,6 +22,19 @@ fn meta(namespace: &str, name: &str, kind: &str) -> Value {
     json!({"name": name, "namespace": namespace, "uid": format!("{kind}-{namespace}-{name}"), "generation": 1, "creationTimestamp": "2026-11-23T09:00:00Z"})
 }
 
+/// What the schema takes for a name of a table or function: its own words, from the definition that clusters get.
+fn taken_names() -> impl Strategy<Value = String> {
+    let definitions: Vec<_> =
+        sallyport_crds::definitions().into_iter().map(|d| serde_json::to_value(d).unwrap()).collect();
+    let policy = definitions.iter().find(|d| d["spec"]["names"]["kind"] == "AccessPolicy").unwrap();
+    let rules =
+        &policy["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["rules"];
+    let tables = &rules["items"]["properties"]["postgres"]["properties"]["tables"];
+    let rule = tables["x-kubernetes-validations"][0]["rule"].as_str().unwrap();
+    let regex = rule.split_once("matches('").unwrap().1.split_once("')").unwrap().0.replace("\\\\", "\\");
+    proptest::string::string_regex(regex.trim_start_matches('^').trim_end_matches('$')).unwrap()
+}
+
 prop_compose! {
     fn identity()(ns in select(&SPACES), name in select(&NAMES), groups in subsequence(vec!["g", "h"], 0..=2), suspend in any::<bool>(), revoke in prop::option::of(Just("2026-11-23T10:00:10Z")), bound in prop::option::of(select(&["x", "y"])), account in prop::option::of(select(&["x", "y"]))) -> Value {
         let bound = bound.map(|app| json!({"podSelector": {"matchLabels": {"app": app}}}));
@@ -280,6 +293,13 @@ proptest! {
                 prop_assert!(text.contains("--upstream-ca=") && text.contains("\"name\":\"upstream-ca\""));
             }
         }
+    }
+
+    /// A policy that cannot be compiled is in force nowhere, with all that it denies: no edit may come to that unseen.
+    #[test]
+    fn what_the_schema_takes_for_a_name_compiles(name in taken_names()) {
+        prop_assume!(name.len() <= 140);
+        prop_assert!(sallyport_policy::NamePattern::parse(&name).is_ok(), "{name:?}");
     }
 
     #[test]
