@@ -75,7 +75,9 @@ async fn after_a_search_path_of_its_own_a_session_must_write_names_whole() {
     assert_eq!(session.ask(&prepared).await.kinds(), "11Z");
     assert_eq!(session.query(&format!("prepare p as {text}")).await.kinds(), "CZ");
     session.send(&[query("set local search_path = public; set search_path = evil"), query(text)].concat()).await;
-    assert!(session.until_ready().await.kinds().ends_with("CZ"));
+    // From PostgreSQL 18 on the server reports a search_path that has changed, before it is ready.
+    let kinds = session.until_ready().await.kinds();
+    assert!(kinds.trim_end_matches('Z').trim_end_matches('S').ends_with('C'), "{kinds}");
     assert!(refused(&session.until_ready().await));
     for attempt in [
         vec![query(text)],

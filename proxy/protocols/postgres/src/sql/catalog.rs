@@ -40,6 +40,14 @@ static RELATIONS: LazyLock<Vec<&str>> = LazyLock::new(|| {
     relations
 });
 
+/// Functions that later versions than the lists' brought, up to 18, and that no prefix gives away. On a server that has
+/// none of that name yet it may be anybody's: none is taken for harmless.
+static LATER: LazyLock<Vec<&str>> = LazyLock::new(|| {
+    let mut later: Vec<_> = include_str!("catalog/later.txt").lines().collect();
+    later.sort_unstable();
+    later
+});
+
 /// Operators. What stands behind each computes from its arguments.
 static OPERATORS: LazyLock<Vec<&str>> = LazyLock::new(|| {
     let mut operators: Vec<_> = include_str!("catalog/operators.txt").lines().collect();
@@ -90,6 +98,11 @@ const FIELDS: [&str; 20] = [
 pub(super) fn function(name: &str) -> Option<FunctionClass> {
     let at = FUNCTIONS.binary_search_by_key(&name, |(name, _)| *name).ok()?;
     FUNCTIONS.get(at).map(|(_, class)| *class)
+}
+
+/// Whether `pg_catalog` may have a function of that name on a server that is newer than the lists.
+pub(super) fn may_be_function(name: &str) -> bool {
+    name.starts_with("pg_") || name.starts_with("lo_") || LATER.binary_search(&name).is_ok()
 }
 
 /// Whether `information_schema` has a harmless function of that name.

@@ -155,7 +155,7 @@ impl NameSettings {
             ("", Some(_)) => Callee::Runs(vec![qualified(CATALOG, name)]),
             ("", None) => {
                 let mut candidates = self.created(name);
-                if name.starts_with("pg_") || name.starts_with("lo_") {
+                if catalog::may_be_function(name) {
                     candidates.insert(0, qualified(CATALOG, name));
                 }
                 Callee::Runs(candidates)
@@ -201,5 +201,14 @@ mod tests {
         assert_eq!(settings.relation("", "pg_class"), [qualified("pg_catalog", "pg_class")]);
         assert_eq!(settings.relation("", "pg_x").len(), 3);
         assert_eq!(settings.relation("pg_temp_3", "t"), [qualified("pg_temp_3", "t")]);
+        let runs = |name| settings.function("", name);
+        let both = |name| Callee::Runs(["app", "public"].map(|schema| qualified(schema, name)).to_vec());
+        assert_eq!(runs("refund"), both("refund"));
+        // Built in from version 16 or 18 on, and anybody's before that.
+        for name in ["uuidv7", "random_normal", "pg_x", "lo_x"] {
+            let Callee::Runs(candidates) = runs(name) else { panic!("{name} is not known to be harmless") };
+            assert_eq!(candidates[0], qualified("pg_catalog", name));
+            assert_eq!(Callee::Runs(candidates[1..].to_vec()), both(name));
+        }
     }
 }
