@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+mod answer;
 mod convergence;
 mod revocation;
 mod scale;
@@ -28,6 +29,9 @@ async fn main() -> ExitCode {
         }
         if wanted("throughput") {
             throughput::table(seconds).await?;
+        }
+        if wanted("answer") {
+            answer::table().await?;
         }
         anyhow::Ok(())
     };

@@ -45,7 +45,7 @@ pub(crate) async fn table(seconds: u32) -> Result<()> {
             for clients in [1, 8] {
                 let ways = [
                     (guarded.conninfo(Way::Direct), None),
-                    (bouncer.conninfo.clone(), Some(bouncer.child.id())),
+                    (bouncer.conninfo.clone(), Some(bouncer.id())),
                     (guarded.conninfo(Way::Proxied), guarded.proxy_pid()),
                 ];
                 let mut samples = [const { Vec::new() }; 3];
@@ -70,7 +70,7 @@ pub(crate) async fn table(seconds: u32) -> Result<()> {
     println!(
         "resident memory after it: proxy {} KiB, pgbouncer {} KiB",
         rss(guarded.proxy_pid().unwrap_or(0))?,
-        rss(bouncer.child.id())?
+        rss(bouncer.id())?
     );
     Ok(())
 }
@@ -165,15 +165,20 @@ fn hundred_rules() -> Vec<PolicyEntry> {
     vec![policy::policy("bench", rules)]
 }
 
-struct Bouncer {
+/// A pgbouncer that takes the agents' certificates.
+pub(crate) struct Bouncer {
     child: Child,
-    conninfo: String,
+    pub(crate) conninfo: String,
     _port: Port,
     _dir: tempfile::TempDir,
 }
 
 impl Bouncer {
-    async fn start(guarded: &Guarded) -> Result<Self> {
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) async fn start(guarded: &Guarded) -> Result<Self> {
         let dir = tempfile::TempDir::with_prefix("sallyport-bouncer-")?;
         let port = free_port()?;
         let at = |name: &str| dir.path().join(name);
