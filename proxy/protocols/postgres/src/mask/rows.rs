@@ -69,6 +69,12 @@ impl Rows {
         self.detectors.is_empty() && self.columns.iter().all(|(_, method)| method.is_none())
     }
 
+    /// Whether a row has as many values as were described, from the beginning of its body.
+    pub(crate) fn fits(&self, body: &[u8]) -> bool {
+        let count = body.first_chunk().map(|count| u16::from_be_bytes(*count));
+        count.map(usize::from) == Some(self.columns.len())
+    }
+
     /// Appends the DataRow that stands in the place of the one with this body; `None` when it does not fit.
     pub(crate) fn mask(&self, body: &[u8], out: &mut BytesMut) -> Option<()> {
         let start = out.len();

@@ -175,7 +175,8 @@ fn other_token(key: &Key, form: Form, value: &[u8], out: &mut Vec<u8>) -> bool {
         Form::Digits(width) => {
             let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
             let Some(number) = number else { return false };
-            out.extend_from_slice(integer(key, width, number).to_string().as_bytes());
+            let Some(token) = integer(key, width, number) else { return false };
+            out.extend_from_slice(token.to_string().as_bytes());
         }
         Form::Integer(width) => {
             let read = |bytes: &[u8]| match width {
@@ -184,7 +185,8 @@ fn other_token(key: &Key, form: Form, value: &[u8], out: &mut Vec<u8>) -> bool {
                 Width::Eight => bytes.try_into().ok().map(i64::from_be_bytes),
             };
             let Some(number) = read(value) else { return false };
-            let bytes = integer(key, width, number).to_be_bytes();
+            let Some(token) = integer(key, width, number) else { return false };
+            let bytes = token.to_be_bytes();
             out.extend(bytes.iter().skip(8 - value.len().min(8)));
         }
         Form::Numeric if value.iter().any(u8::is_ascii_alphabetic) => return false,
@@ -211,8 +213,8 @@ fn other_token(key: &Key, form: Form, value: &[u8], out: &mut Vec<u8>) -> bool {
     true
 }
 
-/// Another integer of as many digits and the same sign.
-fn integer(key: &Key, width: Width, number: i64) -> i64 {
+/// Another integer of as many digits and the same sign; none where no integer of that width has as many.
+fn integer(key: &Key, width: Width, number: i64) -> Option<i64> {
     let largest = match width {
         Width::Two => i64::from(i16::MAX),
         Width::Four => i64::from(i32::MAX),
@@ -223,9 +225,9 @@ fn integer(key: &Key, width: Width, number: i64) -> i64 {
     let high = low.max(1).saturating_mul(10).saturating_sub(1).min(largest.unsigned_abs());
     let digest = key.digest(b'i', 0, &number.to_be_bytes());
     let drawn = digest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-    let token = low + drawn % (high - low + 1);
+    let token = low + drawn % (high.checked_sub(low)? + 1);
     let token = i64::try_from(token).unwrap_or(largest);
-    if number < 0 { -token } else { token }
+    Some(if number < 0 { -token } else { token })
 }
 
 /// Bytes that hang on the key and the value alone.
@@ -302,6 +304,17 @@ mod tests {
     }
 
     #[test]
+    fn what_no_integer_of_its_type_can_be_is_null() {
+        for method in [MaskMethod::Hash, MaskMethod::Tokenize] {
+            for text in ["100000", "-100000", "918273645546372819"] {
+                let mut out = Vec::new();
+                assert!(!masked(method, Form::Digits(Width::Two), Some(&key()), text.as_bytes(), &mut out), "{text}");
+            }
+            assert!(masked(method, Form::Digits(Width::Two), Some(&key()), b"-32768", &mut Vec::new()));
+        }
+    }
+
+    #[test]
     fn the_same_value_is_the_same_in_both_formats() {
         let mut digits = Vec::new();
         assert!(masked(MaskMethod::Tokenize, Form::Digits(Width::Four), Some(&key()), b"-4711", &mut digits));
@@ -347,7 +360,7 @@ mod tests {
                 (Width::Four, i64::from(number as i32), i64::from(i32::MAX)),
                 (Width::Two, i64::from(small), i64::from(i16::MAX)),
             ] {
-                let token = integer(&key(), width, number);
+                let token = integer(&key(), width, number).unwrap();
                 prop_assert!(token.unsigned_abs() <= largest.unsigned_abs());
                 prop_assert_eq!(token.to_string().len().abs_diff(number.to_string().len()) <= 1, true);
             }

@@ -33,19 +33,32 @@ impl Conversation {
         client: &mut BytesMut,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<(), Fault> {
-        // Everything before this offset has been seen and passes.
+        // Everything before this offset has been seen and passes, whatever comes behind it: of a message that has begun to
+        // pass the client must not see the half, with our last words for the rest.
         let mut seen = 0;
+        let passed = self.pass_seen(input, client, outcomes, &mut seen);
+        deliver(input, seen, client);
+        passed
+    }
+
+    fn pass_seen(
+        &mut self,
+        input: &mut BytesMut,
+        client: &mut BytesMut,
+        outcomes: &mut Vec<Outcome>,
+        seen: &mut usize,
+    ) -> Result<(), Fault> {
         loop {
-            let rest = input.get(seen..).unwrap_or_default();
+            let rest = input.get(*seen..).unwrap_or_default();
             if self.passing.remaining > 0 {
                 let gone = self.passing.remaining.min(rest.len());
                 self.passing.remaining -= gone;
                 if self.passing.replaced {
-                    deliver(input, seen, client);
+                    deliver(input, *seen, client);
                     input.advance(gone);
-                    seen = 0;
+                    *seen = 0;
                 } else {
-                    seen += gone;
+                    *seen += gone;
                 }
                 if self.passing.remaining > 0 {
                     break;
@@ -66,8 +79,8 @@ impl Conversation {
                 if let Some(entry) = self.queue.front_mut() {
                     entry.passed += 1;
                 }
-                deliver(input, seen, client);
-                seen = 0;
+                deliver(input, *seen, client);
+                *seen = 0;
                 client.extend_from_slice(&row);
                 self.row = row;
                 masked?;
@@ -79,14 +92,13 @@ impl Conversation {
             match fate? {
                 Fate::Passes => self.passing = Passing { remaining: frame.total, replaced: false },
                 Fate::Replaced(by) => {
-                    deliver(input, seen, client);
-                    seen = 0;
+                    deliver(input, *seen, client);
+                    *seen = 0;
                     client.extend_from_slice(&by);
                     self.passing = Passing { remaining: frame.total, replaced: true };
                 }
             }
         }
-        deliver(input, seen, client);
         Ok(())
     }
 
@@ -122,9 +134,15 @@ impl Conversation {
             _ => {}
         }
         let head = self.queue.front_mut();
+        if head.as_ref().is_some_and(|entry| !entry.can_answer(kind)) {
+            return Err(out_of_step(format!("{kind:?} where only an error can be, or behind one")));
+        }
         match (kind, awaits) {
             (Kind::DataRow, Some(Awaits::Query | Awaits::Execute)) => {
                 if let Some(entry) = head {
+                    if entry.rows_masked.as_ref().is_some_and(|rows| !rows.fits(body)) {
+                        return Err(out_of_step("a row of other columns than were described".to_owned()));
+                    }
                     entry.passed += 1;
                 }
             }
@@ -133,7 +151,12 @@ impl Conversation {
                     return Ok(Fate::Replaced(masked));
                 }
             }
-            (Kind::RowDescription | Kind::CopyDone | Kind::CopyOutResponse, Some(Awaits::Query | Awaits::Execute))
+            (Kind::CopyOutResponse | Kind::CopyDone, Some(Awaits::Query | Awaits::Execute)) => {
+                if let Some(entry) = head {
+                    entry.copies_out = kind == Kind::CopyOutResponse;
+                }
+            }
+            (Kind::RowDescription, Some(Awaits::Query | Awaits::Execute))
             | (Kind::ParameterDescription, Some(Awaits::Describe))
             | (Kind::EmptyQueryResponse, Some(Awaits::Query)) => {}
             (Kind::RowDescription | Kind::NoData, Some(Awaits::Describe))
@@ -281,8 +304,9 @@ impl Conversation {
             Kind::ErrorResponse | Kind::NoticeResponse | Kind::NotificationResponse if veiled => {
                 Ok(frame.total.min(LONGEST_TEXTS))
             }
-            Kind::DataRow
-            | Kind::CopyData
+            // How many values there are stands first.
+            Kind::DataRow => Ok(frame.total.min(HEADER + 2)),
+            Kind::CopyData
             | Kind::RowDescription
             | Kind::ParameterDescription
             | Kind::NoticeResponse
@@ -306,6 +330,19 @@ impl Conversation {
             ));
         }
         Ok(())
+    }
+}
+
+impl InFlight {
+    /// Whether the server can say this of it at all: of the constant in the place of a refused command nothing but that it
+    /// fails, of a Query that has failed nothing but that it is ready, and lines of a COPY only where it has told of them:
+    /// there it was seen whether they may pass. What stands elsewhere would have been looked at by nobody.
+    fn can_answer(&self, kind: Kind) -> bool {
+        match (&self.refusal, &self.failed) {
+            (Some(_), _) => matches!(kind, Kind::ErrorResponse),
+            (None, Some(_)) => matches!(kind, Kind::ErrorResponse | Kind::ReadyForQuery),
+            (None, None) => self.copies_out || !matches!(kind, Kind::CopyData | Kind::CopyDone),
+        }
     }
 }
 

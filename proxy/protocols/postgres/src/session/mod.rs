@@ -134,6 +134,8 @@ struct InFlight {
     names: bool,
     /// It is a constant in the place of a refused command: its error is replaced with this.
     refusal: Option<Bytes>,
+    /// The server has said that lines of a COPY come, and not yet that they have come.
+    copies_out: bool,
     /// What masks do to its answers.
     veil: Option<Box<Veil>>,
     /// How the rows that come now are masked.
@@ -172,6 +174,7 @@ impl InFlight {
             effect: None,
             names: false,
             refusal: None,
+            copies_out: false,
             veil: None,
             rows_masked: None,
             catalog: None,

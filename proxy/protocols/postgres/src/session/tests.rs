@@ -11,6 +11,7 @@ use crate::codec::frontend::build::*;
 use crate::codec::{self};
 
 mod curb;
+mod hostile;
 mod model;
 mod waiting;
 
