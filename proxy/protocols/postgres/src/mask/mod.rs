@@ -267,6 +267,7 @@ impl Veil {
         let described = rows::columns(description)?;
         let relevant = relevant(&self.masking, known, &self.action);
         let fields = &self.action.fields;
+        let open = Touched::of(&self.action).is_open();
         let mut doubtful = false;
         let methods: Vec<_> = described
             .iter()
@@ -276,7 +277,10 @@ impl Veil {
                     return None;
                 }
                 if column.table == 0 {
-                    return relevant.taint(fields, fields.shown_at(at, described.len()));
+                    let shown = fields.shown_at(at, described.len());
+                    // Of a cursor or statement that nobody here has seen it is not known what it is made of either.
+                    let unseen = open && matches!(shown, Column::Unknown);
+                    return relevant.taint(fields, shown).or_else(|| unseen.then_some(MaskMethod::Redact));
                 }
                 let told = self.told(known, column.table, column.number);
                 doubtful |= told.is_none();

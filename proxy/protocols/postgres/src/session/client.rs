@@ -469,8 +469,9 @@ impl Conversation {
         let out_of_step = || Fault::internal("the session is out of step", "a refused message was to be forwarded");
         let mut entry = match &command.what {
             What::Query(Ok(described)) => {
-                self.begin_segment();
                 let mut entry = InFlight::new(Awaits::Query, number);
+                entry.settles = self.segment_open || settles(described);
+                self.begin_segment();
                 if speaks_of_names(described) {
                     entry.names = gives_names(described);
                     entry.effect = self.note_names(&command.text(), described, NO_SEGMENT);
@@ -500,6 +501,7 @@ impl Conversation {
                 // Where it is not known which statement runs, each may give its name.
                 let sure = if portal.meaning.statements().len() == 1 { self.segment } else { NO_SEGMENT };
                 for statement in portal.meaning.statements() {
+                    entry.settles |= settles(&statement.described);
                     entry.names |= gives_names(&statement.described);
                     let effect = self.note_names(&statement.text, &statement.described, sure);
                     entry.effect = effect.filter(|_| sure != NO_SEGMENT);
@@ -542,7 +544,8 @@ impl Conversation {
             | What::Execute(Err(_))
             | What::FunctionCall => return Err(out_of_step()),
         };
-        if matches!(entry.awaits, Awaits::Query | Awaits::Execute) {
+        // A Bind is planned, and what is planned may read.
+        if matches!(entry.awaits, Awaits::Query | Awaits::Bind | Awaits::Execute) {
             self.veil(command, &mut entry);
         }
         self.segment_open |= entry.awaits != Awaits::Query;
@@ -554,6 +557,12 @@ impl Conversation {
         self.serial += 1;
         Effect { space, name: name.into(), serial: self.serial }
     }
+}
+
+/// Whether a text makes the server check what was put off to the end of the transaction.
+fn settles(described: &sql::Described) -> bool {
+    use sql::StatementKind::{Commit, SetConstraints};
+    described.kinds.iter().any(|kind| matches!(kind, Commit { .. } | SetConstraints))
 }
 
 /// Reads a text where a long one does not keep this thread's other sessions and handshakes waiting.

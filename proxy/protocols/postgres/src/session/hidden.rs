@@ -153,14 +153,11 @@ impl Conversation {
         let head = due.next();
         // An error that answers our Describe is the Execute's.
         let head = if head.is_some_and(|entry| entry.awaits == Awaits::OurDescribe) { due.next() } else { head };
-        let veil = head.and_then(|entry| entry.veil.as_ref());
         let masks = self.masks.as_ref();
-        // Without a command of its own (a notice that comes late), as if it were of the strictest.
-        let veil = match veil {
-            Some(veil) => veil,
-            None if self.queue.is_empty() => &masks?.veil_of_anything(),
-            None => return None,
-        };
+        // Without a command of its own (a notice that comes late), or of one that may fail for what others did (a deferred
+        // constraint, whose detail says a value), as if it were of the strictest.
+        let strictest = masks.filter(|_| head.is_none_or(|entry| entry.settles)).map(|masks| masks.veil_of_anything());
+        let veil = strictest.as_ref().or_else(|| head?.veil.as_ref())?;
         let hidden = veil.hides_columns(masks.and_then(|masks| masks.known()).map(|known| &**known));
         let mut out = BytesMut::new();
         mask::texts_withheld(kind, body, hidden, veil, &mut out);

@@ -142,6 +142,9 @@ struct InFlight {
     rows_masked: Option<Rows>,
     /// What our question has brought so far.
     catalog: Option<Box<Catalog>>,
+    /// What the server says of it may be of commands before it: constraints and triggers that waited for the end of the
+    /// transaction.
+    settles: bool,
     /// How much it may answer.
     budget: Option<Box<Budget>>,
 }
@@ -178,6 +181,7 @@ impl InFlight {
             veil: None,
             rows_masked: None,
             catalog: None,
+            settles: matches!(awaits, Awaits::Sync | Awaits::OurQuestion),
             budget: None,
         }
     }
@@ -245,6 +249,7 @@ impl Conversation {
             return None;
         }
         let mut entry = InFlight::new(awaits, None);
+        entry.settles = true;
         entry.refusal = Some(error);
         self.queue.push_back(entry);
         if place == Place::Query {

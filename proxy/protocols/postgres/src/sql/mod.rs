@@ -92,6 +92,8 @@ pub enum StatementKind {
     Release(String),
     /// ROLLBACK TO SAVEPOINT.
     RollbackTo(String),
+    /// SET CONSTRAINTS.
+    SetConstraints,
     /// COPY FROM STDIN.
     CopyIn,
     /// COPY TO STDOUT.

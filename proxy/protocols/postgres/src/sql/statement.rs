@@ -121,7 +121,10 @@ impl Walker<'_> {
                 self.prepared.clear();
                 self.cursors.clear();
             }
-            N::ConstraintsSetStmt(_) => self.add(Operation::bare("Transaction")),
+            N::ConstraintsSetStmt(_) => {
+                self.add(Operation::bare("Transaction"));
+                return StatementKind::SetConstraints;
+            }
             N::ListenStmt(pb::ListenStmt { conditionname }) => self.other("Listen", conditionname, Usage::Read),
             N::NotifyStmt(pb::NotifyStmt { conditionname, payload: _, payload_location: _ }) => {
                 self.other("Notify", conditionname, Usage::Write);

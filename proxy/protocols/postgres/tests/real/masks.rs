@@ -270,6 +270,48 @@ async fn no_error_or_notice_tells_a_masked_value() {
 }
 
 #[tokio::test]
+async fn what_is_checked_at_the_end_of_a_transaction_tells_no_masked_value() {
+    let stage = stage(email()).await;
+    stage
+        .server
+        .exec_sql(
+            "create table followers (email text references customers(email) deferrable initially deferred);
+             insert into followers select email from customers where id = 1;
+             create function late() returns trigger language plpgsql as
+               $$ begin raise notice 'late %', new.email; return null; end $$;
+             create constraint trigger late after update on customers deferrable initially deferred
+               for each row execute function late()",
+        )
+        .await
+        .unwrap();
+    let mut client = client(&stage).await;
+    let delete = "delete from customers where id = 1";
+    for last in ["commit", "set constraints all immediate", "select 1; commit"] {
+        ask(&mut client, "begin").await;
+        ask(&mut client, delete).await;
+        let heard = ask(&mut client, last).await;
+        assert!(heard.words.contains("E23503") && heard.has("followers"), "{last}: {}", heard.words);
+        assert!(!heard.leaks(), "{last}: {:?}", String::from_utf8_lossy(&heard.bytes));
+        ask(&mut client, "rollback").await;
+    }
+    let heard = ask_extended(&mut client, delete, 0).await;
+    assert!(heard.words.contains("E23503") && !heard.leaks(), "{:?}", String::from_utf8_lossy(&heard.bytes));
+    let bind = message(b'B', &[b"\0\0", &0u16.to_be_bytes(), &0u16.to_be_bytes(), &0u16.to_be_bytes()]);
+    // A Query that comes instead of the Sync concludes what was begun.
+    let heard = hear(&mut client, &[parse("", delete), bind, execute("", 0), query("select 1")]).await;
+    assert!(heard.words.contains("E23503") && !heard.leaks(), "{:?}", String::from_utf8_lossy(&heard.bytes));
+    ask(&mut client, "begin").await;
+    ask(&mut client, "update customers set note = 'x' where id = 2").await;
+    let heard = ask(&mut client, "commit").await;
+    assert!(heard.words.starts_with('N') && !heard.leaks(), "{:?}", String::from_utf8_lossy(&heard.bytes));
+    // Where nothing is masked, it is told as ever.
+    stage.masks(Vec::new());
+    ask(&mut client, "begin").await;
+    ask(&mut client, delete).await;
+    assert!(ask(&mut client, "commit").await.leaks());
+}
+
+#[tokio::test]
 async fn what_is_masked_cannot_be_copied_to_where_it_would_be_in_the_clear() {
     let stage = stage(email()).await;
     let mut client = client(&stage).await;

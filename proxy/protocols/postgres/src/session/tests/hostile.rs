@@ -30,6 +30,25 @@ fn ended(rig: &mut Rig, pieces: &[&[u8]]) -> Vec<u8> {
     std::mem::take(&mut rig.client).to_vec()
 }
 
+fn holds(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|part| part == text.as_bytes())
+}
+
+/// An error as of a constraint that is checked late.
+fn violated() -> Vec<u8> {
+    let mut out = BytesMut::new();
+    let fields = [
+        (b'S', "ERROR"),
+        (b'V', "ERROR"),
+        (b'C', "23503"),
+        (b'M', "it violates \"seen\""),
+        (b'D', "Key (email)=(hidden) is still referenced"),
+        (b'R', "ri_ReportViolation"),
+    ];
+    error_response(&mut out, &fields);
+    out.to_vec()
+}
+
 #[test]
 fn of_a_message_that_has_begun_to_pass_the_rest_passes_before_last_words() {
     let mut rig = Rig::new();
@@ -81,4 +100,54 @@ fn a_row_of_other_columns_than_were_described_does_not_pass() {
     rig.serve(&[no_catalog(), one(b'T', &[0, 0])]);
     let row = one(b'D', &[&[0, 1, 0, 0, 0, 6][..], b"hidden"].concat());
     assert_eq!(summary(&ended(&mut rig, &[&row])), "E08006");
+}
+
+#[test]
+fn what_a_cursor_shows_that_nobody_has_seen_is_masked_even_where_no_table_is_told() {
+    let mut rig = masked();
+    rig.send(&[query("fetch c")]);
+    let column = [&[0, 1][..], b"upper\0", &[0, 0, 0, 0, 0, 0, 0, 0, 0, 25, 0, 0, 0, 0, 0, 0, 0, 0]].concat();
+    rig.serve(&[no_catalog(), one(b'T', &column)]);
+    let mut input = BytesMut::from(&*one(b'D', &[&[0, 1, 0, 0, 0, 6][..], b"hidden"].concat()));
+    rig.session.answer(&mut input, &mut rig.client, &mut rig.outcomes).unwrap();
+    assert!(!holds(&rig.client, "hidden") && holds(&rig.client, "****"));
+}
+
+#[test]
+fn what_is_checked_late_tells_no_value_of_a_masked_column() {
+    // At the end of a transaction, by whatever ends it.
+    for text in ["commit", "select 1; end", "set constraints all immediate"] {
+        for asked in [true, false] {
+            let mut rig = masked();
+            if !asked {
+                rig.send(&[query("select 1")]);
+                rig.serve(&[no_catalog(), done("SELECT 1"), ready(b'I')]);
+            }
+            rig.send(&[query(text)]);
+            if asked {
+                rig.serve(&[no_catalog()]);
+            }
+            let mut input = BytesMut::from(&*violated());
+            rig.session.answer(&mut input, &mut rig.client, &mut rig.outcomes).unwrap();
+            assert!(!holds(&rig.client, "hidden") && holds(&rig.client, "seen"), "{text}");
+        }
+    }
+    // At a Sync, and at a Query that comes in its place.
+    for last in [sync(), query("select 1")] {
+        let mut rig = masked();
+        rig.send(&[parse("", "delete from people"), bind("", "", &[], 0)]);
+        rig.serve(&[no_catalog()]);
+        rig.send(&[execute(""), last]);
+        rig.serve(&[bare("1"), bare("2"), bare("n"), done("DELETE 1")]);
+        let mut input = BytesMut::from(&*violated());
+        rig.session.answer(&mut input, &mut rig.client, &mut rig.outcomes).unwrap();
+        assert!(!holds(&rig.client, "hidden") && holds(&rig.client, "seen"));
+    }
+    // What has nothing to do with it is told as ever.
+    let mut rig = masked();
+    rig.send(&[query("select 1/0")]);
+    rig.serve(&[no_catalog()]);
+    let mut input = BytesMut::from(&*violated());
+    rig.session.answer(&mut input, &mut rig.client, &mut rig.outcomes).unwrap();
+    assert!(holds(&rig.client, "hidden"));
 }
