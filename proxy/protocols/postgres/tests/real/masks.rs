@@ -297,9 +297,15 @@ async fn what_is_checked_at_the_end_of_a_transaction_tells_no_masked_value() {
     let heard = ask_extended(&mut client, delete, 0).await;
     assert!(heard.words.contains("E23503") && !heard.leaks(), "{:?}", String::from_utf8_lossy(&heard.bytes));
     let bind = message(b'B', &[b"\0\0", &0u16.to_be_bytes(), &0u16.to_be_bytes(), &0u16.to_be_bytes()]);
-    // A Query that comes instead of the Sync concludes what was begun.
+    // A Query that comes instead of the Sync concludes what was begun. PostgreSQL 18 leaves the transaction open, forgets it
+    // at the Sync, and says XX000 to what comes then, with and without a proxy: there it says no value either.
     let heard = hear(&mut client, &[parse("", delete), bind, execute("", 0), query("select 1")]).await;
-    assert!(heard.words.contains("E23503") && !heard.leaks(), "{:?}", String::from_utf8_lossy(&heard.bytes));
+    let version = stage.server.exec_sql("show server_version_num").await.unwrap();
+    let forgets = version[0][0].as_ref().unwrap().parse::<u32>().unwrap() >= 180_000;
+    assert!(forgets || heard.words.contains("E23503"), "{:?}", String::from_utf8_lossy(&heard.bytes));
+    assert!(!heard.leaks(), "{:?}", String::from_utf8_lossy(&heard.bytes));
+    drop(client);
+    let mut client = self::client(&stage).await;
     ask(&mut client, "begin").await;
     ask(&mut client, "update customers set note = 'x' where id = 2").await;
     let heard = ask(&mut client, "commit").await;
