@@ -14,6 +14,9 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 BUILD   := $(CARGO) build --workspace --bin
 HARNESS := $(TARGET)/debug/sallyport-cluster
 CLUSTER_NAME ?= demo
+# Of `make fuzz`: how long each target runs, and which.
+SECONDS ?= 60
+TARGETS ?= client_bytes server_bytes session sql mask
 
 .PHONY: help
 help: ## this list
@@ -97,6 +100,14 @@ renewals: setup cluster-binaries images-dev ## a pod's certificate through two r
 regress: setup ## the whole of PostgreSQL's own regression suite, direct and through the proxy (some minutes)
 	$(CARGO) build --workspace --bin sallyport-proxy
 	$(CARGO) test --workspace --test regress --test sql_regress -- --ignored --nocapture
+
+.PHONY: fuzz
+fuzz: setup ## each fuzz target for SECONDS (60), with a nightly compiler; TARGETS names some of them
+	@hack/fuzz.sh run $(SECONDS) $(TARGETS)
+
+.PHONY: fuzz-keep
+fuzz-keep: setup ## what `make fuzz` has found, as few and as small as can be, into the corpora that git holds
+	@hack/fuzz.sh keep $(TARGETS)
 
 .PHONY: bench
 bench: setup ## ratios of throughput and CPU beside direct and pgbouncer, and latencies of change

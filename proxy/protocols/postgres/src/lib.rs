@@ -15,6 +15,8 @@
 
 mod cancel;
 mod codec;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod login;
 mod mask;
 mod protocol;
@@ -25,7 +27,5 @@ pub mod sql;
 
 pub use codec::startup::CancelKey;
 pub use protocol::{Postgres, Wish, session_facts};
-#[cfg(any(test, feature = "fuzzing"))]
-pub use session::fuzzing;
 pub use session::rehearsal::{Rehearsal, Rehearsed};
 pub use session::{Command, Conversation};

@@ -7,7 +7,7 @@ mod answer;
 mod client;
 mod curb;
 #[cfg(any(test, feature = "fuzzing"))]
-pub mod fuzzing;
+pub(crate) mod fuzzing;
 mod hidden;
 mod names;
 pub(crate) mod rehearsal;

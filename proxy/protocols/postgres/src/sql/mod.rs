@@ -13,6 +13,8 @@ mod catalog;
 mod define;
 mod fields;
 mod function;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod likeness;
 mod names;
 mod predicate;

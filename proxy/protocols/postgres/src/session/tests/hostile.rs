@@ -143,6 +143,15 @@ fn what_is_checked_late_tells_no_value_of_a_masked_column() {
         rig.session.answer(&mut input, &mut rig.client, &mut rig.outcomes).unwrap();
         assert!(!holds(&rig.client, "hidden") && holds(&rig.client, "seen"));
     }
+    // While a Bind is planned.
+    let mut rig = masked();
+    rig.send(&[parse("", "select x from people"), bind("", "", &[], 0)]);
+    rig.serve(&[no_catalog()]);
+    rig.send(&[bind("", "", &[], 0)]);
+    rig.serve(&[bare("1")]);
+    let mut input = BytesMut::from(&*violated());
+    rig.session.answer(&mut input, &mut rig.client, &mut rig.outcomes).unwrap();
+    assert!(!holds(&rig.client, "hidden") && holds(&rig.client, "seen"));
     // What has nothing to do with it is told as ever.
     let mut rig = masked();
     rig.send(&[query("select 1/0")]);
