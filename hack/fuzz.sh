@@ -45,6 +45,8 @@ run() {
     for target in "$@"; do
         mkdir -p "$work/corpus/$target" "$work/artifacts"
         echo "==> $target, $seconds seconds"
+        # Where it does not compile, this ends here: the run below is read for its findings alone.
+        fuzz build "$target"
         fuzz run "$target" "$work/corpus/$target" "$crate/corpus/$target" -- "${limits[@]}" \
             -max_total_time="$seconds" -print_final_stats=1 -artifact_prefix="$work/artifacts/$target-" 2>&1 |
             grep -aE 'panicked|assertion|left:|right:|ERROR|INITED|DONE|^stat::number|Test unit written' -A1 || true
