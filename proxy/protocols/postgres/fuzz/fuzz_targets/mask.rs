@@ -1,7 +1,7 @@
 //! A value that masks hide, at a server that is hostile in every other way. Run with `make fuzz TARGETS=mask`.
 //!
 //! Owns nothing: the laws stand in `sallyport_postgres::fuzzing`. Touches memory only. Invariant: the same body
-//! runs for some seconds in the crate's own tests.
+//! runs in the crate's own tests.
 
 #![no_main]
 

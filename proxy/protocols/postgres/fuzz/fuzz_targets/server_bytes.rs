@@ -1,7 +1,7 @@
 //! Raw bytes from the server's side. Run with `make fuzz TARGETS=server_bytes`.
 //!
 //! Owns nothing: the laws stand in `sallyport_postgres::fuzzing`. Touches memory only. Invariant: the same body
-//! runs for some seconds in the crate's own tests.
+//! runs in the crate's own tests.
 
 #![no_main]
 

@@ -1,7 +1,7 @@
 //! What a hostile client and a hostile server do, in any order. Run with `make fuzz TARGETS=session`.
 //!
 //! Owns nothing: the laws stand in `sallyport_postgres::fuzzing`. Touches memory only. Invariant: the same body
-//! runs for some seconds in the crate's own tests.
+//! runs in the crate's own tests.
 
 #![no_main]
 

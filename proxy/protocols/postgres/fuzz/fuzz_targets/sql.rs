@@ -1,7 +1,7 @@
 //! Any text before the SQL front. Run with `make fuzz TARGETS=sql`.
 //!
 //! Owns nothing: the laws stand in `sallyport_postgres::fuzzing`. Touches memory only. Invariant: the same body
-//! runs for some seconds in the crate's own tests.
+//! runs in the crate's own tests.
 
 #![no_main]
 

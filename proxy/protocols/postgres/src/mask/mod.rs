@@ -303,10 +303,10 @@ impl Veil {
         Some(known.masks.get(&table).and_then(|masks| masks.of(number)))
     }
 
-    /// Whether a COPY of what the command shows would show masked columns.
+    /// Whether a COPY of what the command shows would show masked columns, or nobody knows what it shows.
     pub(crate) fn hides_copy(&self, known: Option<&Known>) -> bool {
         let relevant = relevant(&self.masking, known, &self.action);
-        relevant.taint(&self.action.fields, Column::Unknown).is_some()
+        Touched::of(&self.action).is_open() || relevant.taint(&self.action.fields, Column::Unknown).is_some()
     }
 
     /// Whether anything is detected, wherever it stands.
