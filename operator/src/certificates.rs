@@ -84,13 +84,23 @@ pub(crate) enum Outcome {
     Taken(Held),
 }
 
-/// What is there, from memory where that is enough.
-pub(crate) async fn look(context: &Context, secrets: &Api<Secret>, seat: &Seat<'_>) -> Result<Found, Fault> {
-    match context.seen.known(&context.stores.secrets, &seat.place, seat.owner, seat.authority) {
-        Known::Held(held, version) => Ok(Found { held, version: Some(version) }),
-        Known::Absent => Ok(Found { held: Held::Missing, version: None }),
-        Known::Nothing => read(context, secrets, seat).await,
-    }
+/// What is there for that object, from memory where that is enough.
+pub(crate) async fn look<K>(
+    context: &Context,
+    secrets: &Api<Secret>,
+    seat: &Seat<'_>,
+    object: &K,
+) -> Result<Found, Fault>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let found = match context.seen.known(&context.stores.secrets, &seat.place, seat.owner, seat.authority) {
+        Known::Held(held, version) => Found { held, version: Some(version) },
+        Known::Absent => Found::elsewhere(Held::Missing),
+        Known::Nothing => read(context, secrets, seat).await?,
+    };
+    let cleared = found.held == Held::Foreign && clear(context, object, secrets, seat).await?;
+    Ok(if cleared { Found::elsewhere(Held::Missing) } else { found })
 }
 
 async fn read(context: &Context, secrets: &Api<Secret>, seat: &Seat<'_>) -> Result<Found, Fault> {
@@ -105,12 +115,7 @@ async fn read(context: &Context, secrets: &Api<Secret>, seat: &Seat<'_>) -> Resu
 
 /// Removes a Secret that an object of this one's name left behind, as the cluster's garbage collector would in its time:
 /// it can be late, and the place is taken until then.
-pub(crate) async fn clear<K>(
-    context: &Context,
-    object: &K,
-    secrets: &Api<Secret>,
-    seat: &Seat<'_>,
-) -> Result<bool, Fault>
+async fn clear<K>(context: &Context, object: &K, secrets: &Api<Secret>, seat: &Seat<'_>) -> Result<bool, Fault>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
 {
@@ -122,15 +127,22 @@ where
     if now.and_then(|now| now.metadata.uid).as_deref() != Some(seat.owner) {
         return Ok(false);
     }
-    let only = Preconditions { uid: secret.metadata.uid, resource_version: secret.metadata.resource_version };
-    let params = DeleteParams { preconditions: Some(only), ..DeleteParams::default() };
-    match secrets.delete(&seat.place.1, &params).await {
-        Ok(_) => tracing::info!(secret = seat.place.1, namespace = seat.place.0, "removed what a former object left"),
+    tracing::info!(secret = seat.place.1, namespace = seat.place.0, "a former object left it: removed");
+    remove(context, secrets, &secret.metadata).await?;
+    context.seen.forget(&seat.place);
+    Ok(true)
+}
+
+/// Deletes a Secret, if it is still the one that was looked at.
+pub(crate) async fn remove(context: &Context, secrets: &Api<Secret>, seen: &ObjectMeta) -> Result<(), Fault> {
+    let only = Preconditions { uid: seen.uid.clone(), resource_version: seen.resource_version.clone() };
+    let params = DeleteParams { preconditions: Some(only), ..DeleteParams::background() };
+    match secrets.delete(seen.name.as_deref().unwrap_or_default(), &params).await {
+        Ok(_) => context.metrics.wrote("Secret"),
         Err(kube::Error::Api(status)) if status.is_not_found() => {}
         Err(error) => return Err(error.into()),
     }
-    context.seen.forget(&seat.place);
-    Ok(true)
+    Ok(())
 }
 
 /// Issues, and writes the Secret: made if there was none, replaced if it is still the one that was found.

@@ -11,9 +11,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use sallyport_policy::*;
+use sallyport_crds::{AccessPolicy, ProtectedTarget};
+use sallyport_operator::derive::compile;
+use sallyport_policy::{
+    Action, Condition, Fact, IdentityName, Member, Object, ObjectKind, Operation, Outcome, QualifiedName, Roster,
+    Session, SessionFacts, Usage, World, conditions,
+};
 use serde_json::{Value, json};
-use support::Stage;
+use support::{OURS, Stage, until};
 
 /// Thursday, 24 December 2026, 17:30:15.250 UTC.
 fn now() -> SystemTime {
@@ -47,38 +52,30 @@ fn on(verb: &'static str, kind: ObjectKind, name: &'static str) -> Operation {
 
 /// What each of them comes to here.
 fn ours(texts: &[String]) -> Vec<Outcome> {
-    let rule = |(n, text): (usize, &String)| Rule {
-        name: format!("r{n}"),
-        effect: Effect::Allow,
-        message: None,
-        matcher: Matcher::default(),
-        when: Some(When::Holds(Condition::parse(text).unwrap_or_else(|error| panic!("{text}: {error}")))),
-    };
-    let bundle = Bundle {
-        version: BUNDLE_VERSION,
-        revision: String::new(),
-        target: TargetRef { namespace: "shop".into(), name: "orders-db".into() },
-        trust_domain: "cluster.local".into(),
-        upstream: Upstream {
-            protocol: "postgres".into(),
-            host: "db".into(),
-            port: 5432,
-            tls: TlsMode::VerifyFull,
-            server_name: None,
-            credentials: vec!["default".into()],
-            settings: serde_json::Map::new(),
+    let rule =
+        |(n, text): (usize, &String)| json!({"name": format!("r{n}"), "action": "Allow", "postgres": {}, "when": text});
+    let rules: Vec<_> = texts.iter().enumerate().map(rule).collect();
+    let target = json!({
+        "apiVersion": OURS, "kind": "ProtectedTarget", "metadata": {"namespace": "shop", "name": "orders-db"},
+        "spec": {
+            "postgres": {"host": "db", "port": 5432}, "tls": {"mode": "Disable"},
+            "credentials": [{"name": "default", "secretRef": {"name": "s"}}],
         },
-        agent_namespaces: vec!["ci".into()],
-        recording: Recording::at(RecordingLevel::Commands),
-        sessions: FleetTerms::default(),
-        policies: vec![PolicyEntry {
-            name: "p".into(),
-            subjects: vec![Subject::Agent { namespace: "ci".into(), name: "bot".into() }],
-            credentials: vec!["default".into()],
-            rules: texts.iter().enumerate().map(rule).collect(),
-            ..PolicyEntry::default()
-        }],
-    };
+    });
+    let policy = json!({
+        "apiVersion": OURS, "kind": "AccessPolicy", "metadata": {"namespace": "shop", "name": "p"},
+        "spec": {
+            "targetRefs": [{"name": "orders-db"}], "subjects": [{"agent": {"namespace": "ci", "name": "bot"}}],
+            "rules": rules,
+        },
+    });
+    let target: ProtectedTarget = serde_json::from_value(target).unwrap();
+    let policy: AccessPolicy = serde_json::from_value(policy).unwrap();
+    let settings = support::config(None).settings;
+    let bundle = compile::bundle(&target, [&policy], &settings);
+    for text in texts {
+        assert_eq!(Condition::parse(text).err(), None, "{text}");
+    }
     let mut roster = Roster::default();
     let groups = vec!["migrations".into(), "night".into()];
     roster.insert(Member { namespace: "ci".into(), name: "bot".into(), groups, ..Member::default() });
@@ -304,19 +301,14 @@ async fn conditions_mean_what_kubernetes_own_cel_takes_them_to_mean() {
         "apiVersion": "example.org/v1", "kind": "Oracle", "metadata": {"name": "all"}, "spec": facts(),
     });
     // It takes a moment until a new kind is served, and another until its rules are those of all of it.
-    let mut told = String::new();
-    for _ in 0..100 {
-        told = stage.would_create(&object.to_string()).err().unwrap_or_default();
-        if told.contains("case-") {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let told = until("the verdict of the API server", async || {
+        stage.would_create(&object.to_string()).err().filter(|told| told.contains("case-"))
+    })
+    .await;
     let lines: BTreeMap<usize, &str> = told
         .lines()
         .filter_map(|line| Some((line.split_once("case-")?.1.split_once('-')?.0.parse().ok()?, line)))
         .collect();
-    assert!(!lines.is_empty(), "{told}");
     let mut wrong = Vec::new();
     for (n, (text, ours)) in texts.iter().zip(expected).enumerate() {
         let theirs = match lines.get(&n) {

@@ -411,6 +411,14 @@ async fn what_a_former_identity_left_gives_way_without_the_garbage_collector_and
     assert_ne!(made["metadata"]["uid"], left["metadata"]["uid"]);
     assert_eq!(made["metadata"]["ownerReferences"][0]["uid"], second["metadata"]["uid"]);
 
+    // The same for a fleet's.
+    stage.apply_all(&ALL).await;
+    let owner = |o: &Value| o["metadata"]["ownerReferences"][0]["uid"].clone();
+    let server = stage.until("v1", "Secret", "prod", "orders-db-server", |_| true).await;
+    stage.delete(OURS, "ProtectedTarget", "prod", "orders-db").await;
+    stage.apply(TARGET).await;
+    stage.until("v1", "Secret", "prod", "orders-db-server", |o| owner(o) != owner(&server)).await;
+
     // Of another name, of another kind, of two: somebody else's.
     for (name, kind, owner, owners) in [
         ("one", "AgentIdentity", "other", 1),

@@ -33,12 +33,7 @@ pub(crate) async fn reconcile(object: Arc<AgentIdentity>, context: Arc<Context>)
     let told = object.status.as_ref().map_or(&[][..], |status| &status.conditions);
 
     let found = match object.spec.certificate.delivery {
-        Delivery::Secret => {
-            let found = certificates::look(&context, &secrets, &seat).await?;
-            let foreign = found.held == Held::Foreign;
-            let cleared = foreign && certificates::clear(&context, object.as_ref(), &secrets, &seat).await?;
-            if cleared { Found::elsewhere(Held::Missing) } else { found }
-        }
+        Delivery::Secret => certificates::look(&context, &secrets, &seat, object.as_ref()).await?,
         Delivery::PodCertificate => match pod_certificate::held(&object, &context).await? {
             Some(held) => Found::elsewhere(held),
             None => return Ok(Action::requeue(Duration::from_secs(1))),

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use k8s_openapi::api::certificates::v1::{PodCertificateRequest, PodCertificateRequestStatus};
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::api::{Api, DeleteParams, Preconditions};
+use kube::api::Api;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType};
 use kube::runtime::reflector::{self, Store};
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, again};
 use crate::bell::Bell;
+use crate::certificates;
 use crate::derive::certificate::Held;
 use crate::derive::names;
 use crate::derive::pod_certificate::{self, Decision, Refusal, SIGNER, Signature, View};
@@ -292,13 +293,7 @@ async fn remove_secrets(object: &AgentIdentity, context: &Context) -> Result<(),
         if secret.namespace().as_deref() != Some(namespace.as_str()) || !names::is_owned_by(&secret.metadata, &uid) {
             continue;
         }
-        let preconditions = Preconditions { uid: secret.uid(), resource_version: secret.resource_version() };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
-        match api.delete(&secret.name_any(), &params).await {
-            Ok(_) => context.metrics.wrote("Secret"),
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
-            Err(error) => return Err(error.into()),
-        }
+        certificates::remove(context, &api, &secret.metadata).await?;
     }
     Ok(())
 }

@@ -42,8 +42,8 @@ pub(crate) async fn reconcile(object: Arc<ProtectedTarget>, context: Arc<Context
     let seat = Seat { place, owner: &uid, role: Role::Fleet, authority: &authority };
 
     let policies = policies_of(&context, &namespace);
-    let (references, server) =
-        futures::future::try_join(references(&context, &object), certificates::look(&context, &secrets, &seat)).await?;
+    let look = certificates::look(&context, &secrets, &seat, object.as_ref());
+    let (references, server) = futures::future::try_join(references(&context, &object), look).await?;
     let mut view = TargetView {
         target: &object,
         policies: policies.iter().map(AsRef::as_ref).collect(),

@@ -21,6 +21,8 @@ mod bundle;
 mod condition;
 mod decide;
 mod fields;
+#[cfg(test)]
+mod fixture;
 mod mask;
 mod observe;
 mod pattern;
@@ -37,7 +39,7 @@ pub use bundle::{
     BUNDLE_VERSION, Bundle, BundleError, Effect, Matcher, ObjectMatcher, PolicyEntry, Rule, Subject, TargetRef,
     TlsMode, Upstream,
 };
-pub use condition::{Condition, ConditionError, FACTS, LONGEST_CONDITION, Outcome, SessionFacts, When};
+pub use condition::{Condition, ConditionError, LONGEST_CONDITION, Outcome, SessionFacts, When, condition_facts};
 pub use decide::{
     Denial, DenyReason, JudgedCondition, RuleRef, Session, Verdict, conditions, decide, is_outside_binding, standing,
 };

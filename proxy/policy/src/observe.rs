@@ -77,11 +77,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::bundle::{BUNDLE_VERSION, Bundle, Effect, Matcher, Rule, Subject, TargetRef, TlsMode, Upstream};
-    use crate::{
-        Denial, DenyReason, FleetTerms, IdentityName, Operation, Recording, RecordingLevel, Roster, SessionFacts,
-        decide,
-    };
+    use crate::bundle::{Effect, Matcher, Rule, Subject};
+    use crate::fixture::world;
+    use crate::{Denial, DenyReason, IdentityName, Operation, Roster, SessionFacts, decide};
 
     fn policy(name: &str, mode: Mode, rules: &[(Effect, &str)]) -> PolicyEntry {
         let rule = |(effect, verb): &(Effect, &str)| Rule {
@@ -99,32 +97,6 @@ mod tests {
             rules: rules.iter().map(rule).collect(),
             ..PolicyEntry::default()
         }
-    }
-
-    fn world(policies: Vec<PolicyEntry>) -> World {
-        let upstream = Upstream {
-            protocol: "toy".into(),
-            host: "db".into(),
-            port: 1,
-            tls: TlsMode::Disable,
-            server_name: None,
-            credentials: vec!["default".into()],
-            settings: serde_json::Map::new(),
-        };
-        let bundle = Bundle {
-            version: BUNDLE_VERSION,
-            revision: String::new(),
-            target: TargetRef { namespace: "shop".into(), name: "db".into() },
-            trust_domain: "cluster.local".into(),
-            upstream,
-            agent_namespaces: vec!["ci".into()],
-            recording: Recording::at(RecordingLevel::Commands),
-            sessions: FleetTerms::default(),
-            policies,
-        };
-        let mut roster = Roster::default();
-        roster.insert(Member { namespace: "ci".into(), name: "bot".into(), ..Member::default() });
-        World { bundle: Arc::new(bundle), roster: Arc::new(roster), generation: 1 }
     }
 
     fn session() -> Session {

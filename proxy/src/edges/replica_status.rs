@@ -4,8 +4,8 @@
 //! Owns that one entry. Touches the status of one `ProtectedTarget`. Invariants: serving never waits for it; nobody
 //! else's entry is written, wherever they have moved since.
 //!
-//! By position, and not by server-side apply: with a field manager a replica the API server's work for one word grows
-//! with the square of the fleet.
+//! By position, and not by server-side apply: every field manager is an entry in the object's metadata, which each write
+//! of each replica has the API server read, merge and write back.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -155,7 +155,7 @@ impl Answer {
     async fn write(&mut self, entry: &ReplicaStatus) -> kube::Result<()> {
         // Where it was the last time, it mostly still is.
         if let Some(position) = self.position {
-            match self.patch(&replace(position, entry)).await {
+            match self.patch(replace(position, entry)).await {
                 Err(kube::Error::Api(status)) if status.is_invalid() => tracing::debug!("the entries have moved"),
                 written => return written,
             }
@@ -166,12 +166,12 @@ impl Answer {
             Some(position) => replace(position, entry),
             None => append(&target, entry),
         };
-        self.patch(&steps).await
+        self.patch(steps).await
     }
 
-    async fn patch(&mut self, steps: &Value) -> kube::Result<()> {
+    async fn patch(&mut self, steps: Value) -> kube::Result<()> {
         let patch: Patch<ProtectedTarget> =
-            Patch::Json(serde_json::from_value(steps.clone()).map_err(kube::Error::SerdeError)?);
+            Patch::Json(serde_json::from_value(steps).map_err(kube::Error::SerdeError)?);
         let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         self.position = None;
         let written = self.targets.patch_status(&self.target, &parameters, &patch).await?;

@@ -4,7 +4,7 @@
 //! Invariant: a fact that is not known is unknown to whoever asks, never absent and never empty; of a list it may be
 //! known that it holds something without its being known that it holds nothing else.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::time::SystemTime;
 
 use jiff::Timestamp;
@@ -75,19 +75,9 @@ const NAMES: &[(&str, Path, Type)] = &[
 ];
 
 /// Every fact as a condition names it, with its type.
-pub const FACTS: &[(&str, &str)] = &{
-    let mut all = [("", ""); NAMES.len()];
-    let mut n = 0;
-    while n < NAMES.len() {
-        // Both have the same length; a constant expression knows no iterators.
-        #[allow(clippy::indexing_slicing, reason = "checked while compiling: it is a constant")]
-        {
-            all[n] = (NAMES[n].0, NAMES[n].2.name());
-        }
-        n += 1;
-    }
-    all
-};
+pub fn condition_facts() -> impl Iterator<Item = (&'static str, &'static str)> {
+    NAMES.iter().map(|(name, _, type_)| (*name, type_.name()))
+}
 
 impl Path {
     pub(super) fn find(path: &str) -> Option<(Self, Type)> {
@@ -131,7 +121,7 @@ pub(crate) struct Facts<'a> {
     tables: OnceCell<Names>,
     functions: OnceCell<Names>,
     /// What came of the conditions of rules so far, in their order: each is evaluated once a command.
-    outcomes: std::cell::RefCell<Vec<(RuleRef, Outcome)>>,
+    outcomes: RefCell<Vec<(RuleRef, Outcome)>>,
 }
 
 /// What is known of a list.
@@ -164,7 +154,7 @@ impl<'a> Facts<'a> {
             statements: OnceCell::new(),
             tables: OnceCell::new(),
             functions: OnceCell::new(),
-            outcomes: std::cell::RefCell::new(Vec::new()),
+            outcomes: RefCell::new(Vec::new()),
         }
     }
 

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use self::check::Expr;
 pub(crate) use self::facts::Facts;
-pub use self::facts::{FACTS, SessionFacts};
+pub use self::facts::{SessionFacts, condition_facts};
 
 /// Bytes of a condition's text at most.
 pub const LONGEST_CONDITION: usize = 1024;

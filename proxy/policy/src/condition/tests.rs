@@ -6,36 +6,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::action::{Action, Fact, Object, ObjectKind, Operation, QualifiedName, Usage};
-use crate::bundle::{BUNDLE_VERSION, Bundle, TargetRef, TlsMode, Upstream};
-use crate::{FleetTerms, IdentityName, Member, Recording, RecordingLevel, Roster, Session, World};
+use crate::fixture::world;
+use crate::{IdentityName, Member, Session};
 
 /// Thursday, 24 December 2026, 17:30:15.250 UTC: 18:30 in Amsterdam, 12:30 in New York.
 fn christmas() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(1_798_133_415_250)
-}
-
-fn world() -> World {
-    let upstream = Upstream {
-        protocol: "toy".into(),
-        host: "db".into(),
-        port: 1,
-        tls: TlsMode::Disable,
-        server_name: None,
-        credentials: vec!["default".into()],
-        settings: serde_json::Map::new(),
-    };
-    let bundle = Bundle {
-        version: BUNDLE_VERSION,
-        revision: String::new(),
-        target: TargetRef { namespace: "shop".into(), name: "orders-db".into() },
-        trust_domain: "cluster.local".into(),
-        upstream,
-        agent_namespaces: vec!["ci".into()],
-        recording: Recording::at(RecordingLevel::Commands),
-        sessions: FleetTerms::default(),
-        policies: Vec::new(),
-    };
-    World { bundle: Arc::new(bundle), roster: Arc::new(Roster::default()), generation: 1 }
 }
 
 fn member() -> Member {
@@ -99,7 +75,7 @@ fn opaque() -> Action {
 
 fn outcome(text: &str, session: &Session, action: &Action) -> Outcome {
     let condition = Condition::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-    let (world, member) = (world(), member());
+    let (world, member) = (world(Vec::new()), member());
     condition.holds(&Facts::new(&world, &member, session, christmas(), action))
 }
 
@@ -135,7 +111,7 @@ fn every_fact_is_what_it_says() {
         ],
     );
     // And there is a line for each of them above.
-    assert_eq!(FACTS.len(), 15);
+    assert_eq!(condition_facts().count(), 15);
 }
 
 #[test]
@@ -352,7 +328,7 @@ fn texts_that_are_too_long_deep_or_large_are_refused_and_reasonable_ones_are_not
 #[test]
 fn no_evaluation_takes_more_than_its_steps() {
     let names: Vec<String> = (0..100).map(|n| format!("group-{n}")).collect();
-    let (world, session, action) = (world(), session(), known());
+    let (world, session, action) = (world(Vec::new()), session(), known());
     let member = Member { groups: names, ..member() };
     let facts = Facts::new(&world, &member, &session, christmas(), &action);
     let holds = |text: &str| Condition::parse(text).unwrap().holds(&facts);

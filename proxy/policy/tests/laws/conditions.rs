@@ -265,7 +265,7 @@ fn a_bundle_whose_condition_this_proxy_cannot_read_is_refused_whole() {
 #[test]
 fn every_fact_is_documented() {
     let page = include_str!("../../../../docs/policies.md");
-    for (name, type_) in FACTS {
+    for (name, type_) in condition_facts() {
         assert!(
             page.contains(&format!("| `{name}` | {type_} |")),
             "docs/policies.md does not tell of {name} ({type_})"
