@@ -76,6 +76,16 @@ impl FieldNames {
         self.any || self.names.contains(name)
     }
 
+    /// The name of the one field that it is, where it is one.
+    #[must_use]
+    pub fn only(&self) -> Option<&str> {
+        let mut names = self.names.iter();
+        match (self.any, names.next(), names.next()) {
+            (false, Some(name), None) => Some(name),
+            _ => None,
+        }
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

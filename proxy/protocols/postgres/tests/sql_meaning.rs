@@ -12,7 +12,7 @@
 )]
 
 use sallyport_policy::{Action, Fact, ObjectKind, Operation};
-use sallyport_postgres::sql::{Front, Loss, NameSettings, StatementKind};
+use sallyport_postgres::sql::{CopyForm, CopySyntax, Front, Line, Loss, NameSettings, StatementKind};
 
 fn show(operation: &Operation) -> String {
     let mut shown = operation.verb.to_string();
@@ -612,6 +612,8 @@ fn the_session_learns_what_it_must_know() {
         )
         .unwrap();
     use StatementKind as K;
+    let line = Line { delimiter: b'\t', null: b"\\N".as_slice().into(), header: false };
+    let copy = CopyForm { syntax: CopySyntax::Text(line), of_query: false };
     assert_eq!(
         described.kinds,
         [
@@ -620,7 +622,7 @@ fn the_session_learns_what_it_must_know() {
             K::RollbackTo("s".into()),
             K::Release("s".into()),
             K::CopyIn,
-            K::CopyOut,
+            K::CopyOut(Some(Box::new(copy))),
             K::Other,
             K::Prepare("p".into()),
             K::Execute("p".into()),

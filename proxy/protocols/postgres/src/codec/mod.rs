@@ -122,6 +122,13 @@ pub(crate) fn message(out: &mut bytes::BytesMut, kind: u8, body: &[&[u8]]) {
     }
 }
 
+/// Writes the length of the message that begins at `start` and ends where `out` does; `None` where it has none.
+pub(crate) fn close(out: &mut bytes::BytesMut, start: usize) -> Option<()> {
+    let size = i32::try_from(out.len().checked_sub(start + 1)?).ok()?;
+    out.get_mut(start + 1..start + 5)?.copy_from_slice(&size.to_be_bytes());
+    Some(())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -16,9 +16,9 @@ use crate::sql;
 
 /// The name of our statement and portal; clients may not use it.
 pub(crate) const OUR_NAME: &str = "sallyport catalog";
-/// Bytes and rows of an answer at most; what comes after is not known.
-const MOST_BYTES: usize = 32 * 1024 * 1024;
-const MOST_ROWS: usize = 250_000;
+/// Bytes and rows of an answer at most: of a longer one nothing is known.
+const MOST_BYTES: usize = 64 * 1024 * 1024;
+const MOST_ROWS: usize = 500_000;
 /// Rounds in which masks travel to what shows the same values.
 const MOST_ROUNDS: usize = 64;
 
@@ -26,7 +26,8 @@ const MOST_ROUNDS: usize = 64;
 const STATISTICS: [&str; 5] =
     ["pg_statistic", "pg_statistic_ext_data", "pg_stats", "pg_stats_ext", "pg_stats_ext_exprs"];
 
-/// Relations, with how many columns they ever had (`r`); columns of those in which a masked one could be (`a`); who
+/// Relations, with how many columns they ever had (`r`); columns of those in which a masked one could be, each with its
+/// type and whether it is generated (`a`); who
 /// inherits from whom (`i`); and the texts of the views that hang on any of these (`v`).
 /// `$1` are the names of masked columns, `$2` is whether some mask speaks of every column of a table.
 const QUESTION: &str = "\
@@ -46,7 +47,8 @@ SELECT 'r', c.oid::pg_catalog.text,
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
 UNION ALL
-SELECT 'a', a.attrelid::pg_catalog.text, a.attnum::pg_catalog.text, a.attname::pg_catalog.text, ''
+SELECT 'a', a.attrelid::pg_catalog.text, a.attnum::pg_catalog.text, a.attname::pg_catalog.text,
+       pg_catalog.concat(a.atttypid, ':', a.attgenerated)
   FROM pg_catalog.pg_attribute a JOIN hot ON hot.oid = a.attrelid
  WHERE a.attnum > 0 AND NOT a.attisdropped
 UNION ALL
@@ -64,6 +66,8 @@ pub(crate) struct Catalog {
     views: Vec<(u32, String)>,
     bytes: usize,
     rows: usize,
+    /// Not all of the answer was read.
+    cut: bool,
 }
 
 #[derive(Debug)]
@@ -71,7 +75,17 @@ struct Relation {
     name: QualifiedName,
     /// Columns it ever had: a higher number is new.
     columns_ever: i16,
-    columns: Vec<(i16, Box<str>)>,
+    columns: Vec<Attribute>,
+}
+
+/// A column of a relation.
+#[derive(Debug, Clone)]
+pub(crate) struct Attribute {
+    pub(crate) number: i16,
+    pub(crate) name: Box<str>,
+    /// The OID of its type.
+    pub(crate) kind: u32,
+    pub(crate) generated: bool,
 }
 
 /// What is masked of one relation.
@@ -136,10 +150,13 @@ impl Catalog {
     pub(crate) fn take(&mut self, row: &[u8]) {
         self.bytes = self.bytes.saturating_add(row.len());
         self.rows += 1;
-        if self.bytes <= MOST_BYTES && self.rows <= MOST_ROWS {
-            // A row that cannot be read leaves what it speaks of unknown.
-            let _read = self.read(row);
-        }
+        let fits = self.bytes <= MOST_BYTES && self.rows <= MOST_ROWS;
+        self.cut |= !fits || self.read(row).is_none();
+    }
+
+    /// Whether the whole answer was read. What is missing could be the columns that are masked of a relation that is known.
+    pub(crate) const fn is_whole(&self) -> bool {
+        !self.cut
     }
 
     fn read(&mut self, row: &[u8]) -> Option<()> {
@@ -165,7 +182,9 @@ impl Catalog {
                 self.relations.insert(oid, Relation { name, columns_ever, columns });
             }
             "a" => {
-                let column = (second.parse().ok()?, third.into());
+                let (kind, generated) = fourth.split_once(':')?;
+                let (number, kind) = (second.parse().ok()?, kind.parse().ok()?);
+                let column = Attribute { number, name: third.into(), kind, generated: !generated.is_empty() };
                 let unnamed = || Relation { name: QualifiedName::new("", ""), columns_ever: 0, columns: Vec::new() };
                 self.relations.entry(oid).or_insert_with(unnamed).columns.push(column);
             }
@@ -179,6 +198,13 @@ impl Catalog {
     /// The relation of that name.
     pub(crate) fn named(&self, name: &QualifiedName) -> Option<u32> {
         self.by_name.get(name).copied()
+    }
+
+    /// The columns of that relation in their order; none where they were not asked for.
+    pub(crate) fn columns(&self, oid: u32) -> Vec<&Attribute> {
+        let mut columns: Vec<_> = self.relations.get(&oid).into_iter().flat_map(|known| &known.columns).collect();
+        columns.sort_by_key(|column| column.number);
+        columns
     }
 
     /// The name of that relation, and whether it has a column of that number as far as is known.
@@ -257,7 +283,7 @@ impl Catalog {
         let fields = &described.action.fields;
         let total = usize::try_from(relation.columns_ever).unwrap_or(0);
         let mut found = Vec::new();
-        for (number, name) in &relation.columns {
+        for Attribute { number, name, .. } in &relation.columns {
             let at = usize::try_from(*number - 1).unwrap_or(usize::MAX);
             let column = fields.shown_at(at, total);
             if let Some(method) = sources.iter().filter_map(|source| source.taint(fields, column)).max() {
@@ -280,7 +306,9 @@ impl ColumnMasks {
             self.every = self.every.max(Some(method));
             return;
         };
-        let Some((number, name)) = relation.columns.iter().find(|(_, name)| **name == *column) else { return };
+        let Some(Attribute { number, name, .. }) = relation.columns.iter().find(|known| *known.name == *column) else {
+            return;
+        };
         match self.columns.iter_mut().find(|(known, ..)| known == number) {
             Some((.., known)) => *known = method.max(*known),
             None => {
@@ -318,3 +346,29 @@ pub(crate) fn is_ours(name: &[u8]) -> bool {
 }
 
 const _: () = assert!(OUR_NAME.len() < 64, "the server cuts longer names");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_answer_that_was_not_read_whole_nothing_is_known() {
+        let row = |texts: [&str; 5]| {
+            let values = texts.iter().flat_map(|text| {
+                let length = i32::try_from(text.len()).unwrap().to_be_bytes();
+                [&length, text.as_bytes()].concat()
+            });
+            [0, 5].into_iter().chain(values).collect::<Vec<u8>>()
+        };
+        let mut catalog = Catalog::default();
+        catalog.take(&row(["r", "16400", "public", "people", "1"]));
+        assert!(catalog.is_whole());
+        // The column that is masked would have been this.
+        catalog.take(&row(["a", "16400", "1", "email", "of no type"]));
+        assert!(!catalog.is_whole());
+        let masking = std::sync::Arc::new(Masking { plan: sallyport_policy::MaskPlan::default(), key: None });
+        let mut masks = super::super::Masks::new(masking);
+        masks.learn(catalog, &sql::Front::new(sql::NameSettings::default()));
+        assert!(masks.known().is_none());
+    }
+}

@@ -5,7 +5,9 @@
 //! passes only in a form that cannot.
 
 mod catalog;
+mod copy;
 mod detect;
+mod layout;
 mod rows;
 mod texts;
 mod value;
@@ -20,11 +22,12 @@ use tokio::time::{Duration, Instant};
 
 use self::catalog::ColumnMasks;
 pub(crate) use self::catalog::{Catalog, is_ours, question};
+pub(crate) use self::copy::{Announced, CopyRows};
 use self::detect::Detectors;
 pub(crate) use self::rows::{LONGEST_DESCRIPTION, LONGEST_ROW, Rows};
 pub(crate) use self::texts::{LONGEST_TEXTS, payload_withheld, texts_withheld};
 use self::value::Key;
-use crate::sql::{self, StatementKind};
+use crate::sql::{self, CopyForm, StatementKind};
 
 /// What was learned from the catalog is asked for anew after this long: another session may replace a view.
 const FRESH: Duration = Duration::from_secs(30);
@@ -60,6 +63,8 @@ pub(crate) struct Veil {
     masking: Arc<Masking>,
     detectors: Arc<Detectors>,
     key: Option<Arc<Key>>,
+    /// What the rows look like, where it is a COPY TO STDOUT and that is known.
+    copy: Option<CopyForm>,
 }
 
 /// What of a command's relations is masked.
@@ -151,6 +156,12 @@ impl Relevant {
         self.columns.is_empty() && !self.unknown
     }
 
+    /// How the column of that name is masked, as it is.
+    fn of(&self, column: &str) -> Option<MaskMethod> {
+        let of = |(name, _): &&(Option<Box<str>>, MaskMethod)| name.as_deref().is_none_or(|name| name == column);
+        self.columns.iter().filter(of).map(|(_, method)| *method).max()
+    }
+
     fn taint(&self, fields: &Fields, column: Column<'_>) -> Option<MaskMethod> {
         let named = self.columns.iter();
         let named = named.filter_map(|(name, method)| taint(fields, column, name.as_deref(), *method)).max();
@@ -168,6 +179,10 @@ impl Masks {
 
     /// Takes what the server told of its catalog.
     pub(crate) fn learn(&mut self, catalog: Catalog, front: &sql::Front) {
+        if !catalog.is_whole() {
+            self.known = None;
+            return self.failed_to_learn();
+        }
         self.known = Some(Arc::new(Known::of(catalog, &self.masking, front)));
         self.learned = Some(Instant::now());
         self.stale = false;
@@ -195,6 +210,7 @@ impl Masks {
             masking: Arc::clone(&self.masking),
             detectors: Arc::clone(&self.detectors),
             key: self.key.clone(),
+            copy: None,
         })
     }
 
@@ -204,7 +220,8 @@ impl Masks {
             return false;
         }
         let old = self.learned.is_none_or(|learned| learned.elapsed() >= FRESH);
-        old || self.stale || relevant(&self.masking, self.known.as_deref(), action).unknown
+        let Some(known) = self.known.as_deref() else { return old || self.stale };
+        old || self.stale || relevant(&self.masking, Some(known), action).unknown
     }
 
     /// Whether `action` defines something that masks must know of.
@@ -215,7 +232,7 @@ impl Masks {
 
     /// What must be done to the answers of a command; nothing where no mask can have to do with it.
     /// `always`: even where no mask seems to, for more is about to be known.
-    pub(crate) fn veil(&self, action: &Action, always: bool) -> Option<Box<Veil>> {
+    pub(crate) fn veil(&self, action: &Action, kinds: &[&StatementKind], always: bool) -> Option<Box<Veil>> {
         let none = || relevant(&self.masking, self.known.as_deref(), action).is_none();
         if !always && self.detectors.is_empty() && none() {
             return None;
@@ -225,6 +242,7 @@ impl Masks {
             masking: Arc::clone(&self.masking),
             detectors: Arc::clone(&self.detectors),
             key: self.key.clone(),
+            copy: layout::form(kinds).cloned(),
         }))
     }
 
@@ -250,13 +268,15 @@ impl Masks {
                 "values of a relation that is not known yet would be copied, and columns are masked here: try again",
             ));
         }
-        let leaves = kinds.iter().any(|kind| matches!(kind, StatementKind::CopyOut));
-        let hidden = relevant.taint(fields, Column::Unknown).is_some();
-        (leaves && hidden).then(|| {
-            Denial::not_understood(
-                "COPY would show masked columns, and its rows do not tell which they are: list other columns, or use SELECT",
-            )
-        })
+        let leaves = kinds.iter().any(|kind| matches!(kind, StatementKind::CopyOut(_)));
+        if !leaves || relevant.taint(fields, Column::Unknown).is_none() {
+            return None;
+        }
+        let columns = match layout::form(kinds) {
+            None => Err("COPY would show masked columns in a form that is not known here"),
+            Some(form) => layout::columns(&relevant, self.known.as_deref(), action, form),
+        };
+        columns.err().map(|why| Denial::not_understood(format!("{why}: list its columns by name, or use SELECT")))
     }
 }
 
@@ -303,15 +323,27 @@ impl Veil {
         Some(known.masks.get(&table).and_then(|masks| masks.of(number)))
     }
 
-    /// Whether a COPY of what the command shows would show masked columns, or nobody knows what it shows.
-    pub(crate) fn hides_copy(&self, known: Option<&Known>) -> bool {
+    /// How the rows of a COPY are masked that shows what the command shows; none where they pass as they are.
+    ///
+    /// # Errors
+    /// Where that cannot be told: they must not pass. Refused before, but for what the server has told since.
+    pub(crate) fn copy(&self, known: Option<&Known>, announced: Announced) -> Result<Option<CopyRows>, &'static str> {
         let relevant = relevant(&self.masking, known, &self.action);
-        Touched::of(&self.action).is_open() || relevant.taint(&self.action.fields, Column::Unknown).is_some()
-    }
-
-    /// Whether anything is detected, wherever it stands.
-    pub(crate) fn detects(&self) -> bool {
-        !self.detectors.is_empty()
+        let hides =
+            Touched::of(&self.action).is_open() || relevant.taint(&self.action.fields, Column::Unknown).is_some();
+        match (hides, announced.binary, self.detectors.is_empty()) {
+            (false, _, true) => return Ok(None),
+            (false, false, false) => {
+                return Ok(Some(CopyRows::searched(Arc::clone(&self.detectors), self.key.clone())));
+            }
+            // What cannot be told apart from other bytes would not be found.
+            (_, true, false) => return Err("a COPY in binary cannot be searched for what is to be masked: use text"),
+            (true, _, _) => {}
+        }
+        let Some(form) = &self.copy else { return Err("a COPY in a form that is not known here") };
+        let columns = layout::columns(&relevant, known, &self.action, form)?;
+        let columns = columns.announced(&relevant, known, &self.action, form, announced)?;
+        Ok(Some(CopyRows::new(columns, form.syntax.clone(), Arc::clone(&self.detectors), self.key.clone())))
     }
 
     /// Whether texts of errors and notices may hold values of masked columns.

@@ -10,7 +10,7 @@ use sallyport_policy::MaskMethod;
 
 use super::detect::Detectors;
 use super::value::{Form, Key, masked};
-use crate::codec::Fields;
+use crate::codec::{Fields, close};
 
 /// Longest row that is masked: it is held whole.
 pub(crate) const LONGEST_ROW: usize = 64 * 1024 * 1024;
@@ -87,16 +87,28 @@ impl Rows {
 
     fn append(&self, body: &[u8], out: &mut BytesMut) -> Option<()> {
         let start = out.len();
-        let mut fields = Fields::new("DataRow", body);
-        let count = fields.u16().ok()?;
-        if usize::from(count) != self.columns.len() {
-            return None;
-        }
         out.reserve(body.len() + 5);
         out.extend_from_slice(b"D\0\0\0\0");
+        Self::values(&self.columns, &self.detectors, self.key.as_deref(), body, out)?;
+        close(out, start)
+    }
+
+    /// Appends the values of a row, how many there are first, as they are in a DataRow or a COPY in binary.
+    pub(super) fn values(
+        columns: &[(Form, Option<MaskMethod>)],
+        detectors: &Detectors,
+        key: Option<&Key>,
+        body: &[u8],
+        out: &mut BytesMut,
+    ) -> Option<()> {
+        let mut fields = Fields::new("DataRow", body);
+        let count = fields.u16().ok()?;
+        if usize::from(count) != columns.len() {
+            return None;
+        }
         out.extend_from_slice(&count.to_be_bytes());
         let mut scratch = Vec::new();
-        for (form, method) in &self.columns {
+        for (form, method) in columns {
             let length = fields.i32().ok()?;
             if length == -1 {
                 out.extend_from_slice(&length.to_be_bytes());
@@ -106,10 +118,10 @@ impl Rows {
             scratch.clear();
             let by = match method {
                 Some(method) => {
-                    let shown = masked(*method, *form, self.key.as_deref(), value, &mut scratch);
+                    let shown = masked(*method, *form, key, value, &mut scratch);
                     shown.then_some(scratch.as_slice())
                 }
-                None => match self.detect(*form, value) {
+                None => match found(detectors, key, *form, value) {
                     None => Some(value),
                     Some(Some(replaced)) => {
                         scratch = replaced;
@@ -126,27 +138,24 @@ impl Rows {
                 }
             }
         }
-        fields.end().ok()?;
-        let size = i32::try_from(out.len() - start - 1).ok()?;
-        out.get_mut(start + 1..start + 5)?.copy_from_slice(&size.to_be_bytes());
-        Some(())
+        fields.end().ok()
     }
+}
 
-    /// What stands in the place of a value in which something was found: `Some(None)` is NULL, `None` that nothing was.
-    fn detect(&self, form: Form, value: &[u8]) -> Option<Option<Vec<u8>>> {
-        if self.detectors.is_empty() {
-            return None;
+/// What stands in the place of a value in which something was found: `Some(None)` is NULL, `None` that nothing was.
+fn found(detectors: &Detectors, key: Option<&Key>, form: Form, value: &[u8]) -> Option<Option<Vec<u8>>> {
+    if detectors.is_empty() {
+        return None;
+    }
+    match form {
+        Form::Text | Form::Readable => detectors.replaced(value, key).map(Some),
+        Form::Integer(_) => {
+            let digits = integer(value)?.to_string();
+            detectors.replaced(digits.as_bytes(), None).map(|_| None)
         }
-        match form {
-            Form::Text | Form::Readable => self.detectors.replaced(value, self.key.as_deref()).map(Some),
-            Form::Integer(_) => {
-                let digits = integer(value)?.to_string();
-                self.detectors.replaced(digits.as_bytes(), None).map(|_| None)
-            }
-            // Its form would be broken by what stands in its place.
-            Form::Digits(_) | Form::Numeric | Form::Uuid | Form::UuidBytes | Form::Opaque => {
-                self.detectors.replaced(value, None).map(|_| None)
-            }
+        // Its form would be broken by what stands in its place.
+        Form::Digits(_) | Form::Numeric | Form::Uuid | Form::UuidBytes | Form::Opaque => {
+            detectors.replaced(value, None).map(|_| None)
         }
     }
 }

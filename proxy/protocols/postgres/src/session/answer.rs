@@ -130,7 +130,7 @@ impl Conversation {
                 return Ok(Fate::Replaced(Bytes::new()));
             }
             (Kind::RowDescription, Some(Awaits::Query)) => self.rows_are(0, body)?,
-            (Kind::CopyOutResponse, _) => self.copy_out_is_clear(body)?,
+            (Kind::CopyOutResponse, _) => self.copy_begins(body)?,
             _ => {}
         }
         let head = self.queue.front_mut();
@@ -147,7 +147,7 @@ impl Conversation {
                 }
             }
             (Kind::CopyData, Some(Awaits::Query | Awaits::Execute)) => {
-                if let Some(masked) = self.mask_copy(body) {
+                if let Some(masked) = self.mask_copy(body)? {
                     return Ok(Fate::Replaced(masked));
                 }
             }

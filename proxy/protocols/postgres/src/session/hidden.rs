@@ -14,8 +14,8 @@ use super::answer::out_of_step;
 use super::client::Command;
 use super::{Awaits, Conversation, InFlight, Skip};
 use crate::codec::backend::{Kind, Status};
-use crate::codec::message;
-use crate::mask::{self, Catalog, Masks};
+use crate::codec::{close, message};
+use crate::mask::{self, Announced, Catalog, Masks};
 
 impl Conversation {
     /// Takes the masks of the world in force; the same value means that nothing changed.
@@ -77,7 +77,7 @@ impl Conversation {
         let asked = self.awaits_catalog();
         if let (Some(masks), Some(action)) = (&self.masks, command.action()) {
             // What is about to be learned may be that a mask has to do with it.
-            entry.veil = masks.veil(action, asked);
+            entry.veil = masks.veil(action, &command.all_kinds(), asked);
         }
     }
 
@@ -174,35 +174,32 @@ impl Conversation {
 }
 
 impl Conversation {
-    /// COPY OUT in binary, or of columns that are masked, is refused before it runs where that can be told.
-    pub(super) fn copy_out_is_clear(&self, body: &[u8]) -> Result<(), Fault> {
-        let binary = body.first() != Some(&0);
-        let known = self.masks.as_ref().and_then(|masks| masks.known());
-        match self.queue.front().and_then(|entry| entry.veil.as_ref()) {
-            Some(veil) if binary && veil.detects() => {
-                Err(Fault::client("a COPY in binary cannot be searched for what is to be masked: use text"))
-            }
-            // Refused before, but for what the catalog has told since.
-            Some(veil) if veil.hides_copy(known.map(|known| &**known)) => {
-                Err(Fault::client("COPY would show masked columns: use SELECT"))
-            }
-            _ => Ok(()),
-        }
+    /// The rows of a COPY come next, and so many columns has each.
+    pub(super) fn copy_begins(&mut self, body: &[u8]) -> Result<(), Fault> {
+        let known = self.masks.as_ref().and_then(|masks| masks.known().cloned());
+        let Some(entry) = self.queue.front_mut() else { return Ok(()) };
+        let Some(veil) = &entry.veil else { return Ok(()) };
+        let announced = Announced::read(body);
+        let announced = announced.ok_or_else(|| out_of_step("a CopyOutResponse that cannot be read".to_owned()))?;
+        let rows = veil.copy(known.as_deref(), announced).map_err(Fault::client)?;
+        entry.copy_masked = rows.map(Box::new);
+        Ok(())
     }
 
-    /// Whether lines of a COPY are held whole.
+    /// Whether rows of a COPY are held whole.
     pub(super) fn masks_copy(&self) -> bool {
-        let veil = self.queue.front().and_then(|entry| entry.veil.as_ref());
-        veil.is_some_and(|veil| veil.detects())
+        self.queue.front().is_some_and(|entry| entry.copy_masked.is_some())
     }
 
-    /// What passes in the place of a line of a COPY; `None` where it passes as it is.
-    pub(super) fn mask_copy(&self, body: &[u8]) -> Option<Bytes> {
-        let veil = self.queue.front().and_then(|entry| entry.veil.as_ref())?;
-        let replaced = veil.detected(body)?;
-        let mut out = BytesMut::new();
-        message(&mut out, b'd', &[&replaced]);
-        Some(out.freeze())
+    /// What passes in the place of a row of a COPY; `None` where it passes as it is.
+    pub(super) fn mask_copy(&mut self, body: &[u8]) -> Result<Option<Bytes>, Fault> {
+        let rows = self.queue.front_mut().and_then(|entry| entry.copy_masked.as_mut());
+        let Some(rows) = rows else { return Ok(None) };
+        let mut out = BytesMut::with_capacity(body.len() + 5);
+        out.extend_from_slice(b"d\0\0\0\0");
+        let masked = rows.mask(body, &mut out).and_then(|()| close(&mut out, 0));
+        masked.ok_or_else(|| out_of_step("a row of a COPY in another form than was asked for".to_owned()))?;
+        Ok(Some(out.freeze()))
     }
 }
 

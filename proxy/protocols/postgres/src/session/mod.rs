@@ -32,7 +32,7 @@ use crate::cancel::Registered;
 use crate::codec::backend::{Status, ready_for_query};
 use crate::codec::frontend::Space;
 use crate::codec::startup::{self, CancelKey};
-use crate::mask::{Catalog, Masks, Rows, Veil};
+use crate::mask::{Catalog, CopyRows, Masks, Rows, Veil};
 use crate::{refuse, sql};
 
 /// Answers that may be owed at once. More than the server can hold back unflushed: its buffer of 8 KiB
@@ -140,6 +140,8 @@ struct InFlight {
     veil: Option<Box<Veil>>,
     /// How the rows that come now are masked.
     rows_masked: Option<Rows>,
+    /// How the rows of the COPY that come now are masked.
+    copy_masked: Option<Box<CopyRows>>,
     /// What our question has brought so far.
     catalog: Option<Box<Catalog>>,
     /// What the server says of it may be of commands before it: constraints and triggers that waited for the end of the
@@ -180,6 +182,7 @@ impl InFlight {
             copies_out: false,
             veil: None,
             rows_masked: None,
+            copy_masked: None,
             catalog: None,
             settles: matches!(awaits, Awaits::Sync | Awaits::OurQuestion),
             budget: None,

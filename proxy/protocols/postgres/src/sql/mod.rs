@@ -10,6 +10,7 @@
 //! the name of the table it hangs on; the database's encoding is UTF8.
 
 mod catalog;
+mod copy;
 mod define;
 mod fields;
 mod function;
@@ -30,6 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use moka::sync::Cache;
 use sallyport_policy::{Action, Fact, Fields, Object, Operation};
 
+pub use copy::{CopyForm, CopySyntax, Line};
 pub use likeness::without_constants;
 pub use names::{Loss, NameSettings, NameSettingsError};
 use walk::{Surrender, Walker};
@@ -98,8 +100,8 @@ pub enum StatementKind {
     SetConstraints,
     /// COPY FROM STDIN.
     CopyIn,
-    /// COPY TO STDOUT.
-    CopyOut,
+    /// COPY TO STDOUT, and what its rows look like; none where that cannot be told.
+    CopyOut(Option<Box<CopyForm>>),
     /// PREPARE.
     Prepare(String),
     /// EXECUTE. Its operation is `Session` where the same text prepared it, else `Execute` of something unknown.

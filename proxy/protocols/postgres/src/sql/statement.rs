@@ -258,7 +258,9 @@ impl Walker<'_> {
             (true, _, _) => self.other(verb, "program", Usage::Run),
             (false, false, _) => self.other(verb, "file", usage),
             (false, true, true) => return StatementKind::CopyIn,
-            (false, true, false) => return StatementKind::CopyOut,
+            (false, true, false) => {
+                return StatementKind::CopyOut(super::copy::form(options, query.is_some()).map(Box::new));
+            }
         }
         StatementKind::Other
     }

@@ -174,9 +174,9 @@ impl<'a> Script<'a> {
         let mut rows = vec![
             catalog_row(&["r", "16400", "public", "people", "3"]),
             catalog_row(&["r", "16401", "public", "seen", "2"]),
-            catalog_row(&["a", "16400", "1", "x", ""]),
-            catalog_row(&["a", "16400", "2", "y", ""]),
-            catalog_row(&["a", "16401", "1", "x", ""]),
+            catalog_row(&["a", "16400", "1", "x", "25:"]),
+            catalog_row(&["a", "16400", "2", "y", "25:"]),
+            catalog_row(&["a", "16401", "1", "x", "25:"]),
             catalog_row(&["v", "16401", " SELECT x, y FROM people", "", ""]),
             catalog_row(&["i", "16401", "16400", "", ""]),
         ];
