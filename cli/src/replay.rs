@@ -68,6 +68,7 @@ fn tell(entries: &[Entry], out: &mut impl Write) -> std::io::Result<()> {
         match entry.event.as_str() {
             "open" => opening(entry, out)?,
             "command" => command(entry, out)?,
+            "result" => result(entry, out)?,
             "outcome" => outcome(entry, out)?,
             "close" => writeln!(out, "the session ends: {}", shown(entry.reason.as_deref().unwrap_or("-")))?,
             // A newer proxy knows more events.
@@ -109,6 +110,23 @@ fn command(entry: &Entry, out: &mut impl Write) -> std::io::Result<()> {
     }
 }
 
+/// What the client was shown: a row a line, each value as JSON has it.
+fn result(entry: &Entry, out: &mut impl Write) -> std::io::Result<()> {
+    let list = |field: &str| entry.more.get(field).and_then(Value::as_array).into_iter().flatten();
+    let told = |value: &Value| shown(&value.to_string());
+    write!(out, "#{} shows", entry.command.unwrap_or_default())?;
+    let names: Vec<_> = list("columns").map(|column| told(column.get("name").unwrap_or(&Value::Null))).collect();
+    writeln!(out, "{}{}", if names.is_empty() { "" } else { " " }, names.join(" | "))?;
+    for row in list("shown") {
+        let values: Vec<_> = row.as_array().into_iter().flatten().map(told).collect();
+        writeln!(out, "{:>14}{}", "", values.join(" | "))?;
+    }
+    for line in list("lines") {
+        writeln!(out, "{:>14}{}", "", told(line))?;
+    }
+    Ok(())
+}
+
 fn outcome(entry: &Entry, out: &mut impl Write) -> std::io::Result<()> {
     write!(out, "#{} {}", entry.command.unwrap_or_default(), shown(entry.outcome.as_deref().unwrap_or("-")))?;
     if let Some(code) = &entry.code {
@@ -129,10 +147,12 @@ mod tests {
         let lines = [
             r#"{"time":"2026-11-23T16:00:00.000000Z","session":"aa","sequence":0,"agent":"spiffe://t/ns/ci/agent/bot","target":"shop/db","event":"open","client":"10.0.0.1:5000","credential":"default","facts":[["database","sh\u001b[31mop"]],"verdict":"allow","revision":"r"}"#,
             r#"{"time":"2026-11-23T16:00:01.500000Z","session":"aa","sequence":1,"event":"command","command":1,"text":"select '\u001b]0;owned\u0007',\n\u202e1 \r hidden","parameters":["a\u001bb",null,{"binaryBytes":4}],"verdict":"allow","policy":"p","rule":"r"}"#,
-            r#"{"time":"2026-11-23T16:00:01.600000Z","session":"aa","sequence":2,"event":"outcome","command":1,"outcome":"failed","code":"22012","durationMicros":1500}"#,
-            r#"{"time":"2026-11-23T16:00:02.000000Z","session":"aa","sequence":4,"event":"command","command":2,"text":"delete from orders","verdict":"deny","policy":"p","rule":"no","reason":"refused by policy p, rule no"}"#,
-            r#"{"time":"2026-11-23T16:00:03.000000Z","session":"aa","sequence":5,"event":"weighed","grams":5}"#,
-            r#"{"time":"2026-11-23T16:00:04.000000Z","session":"aa","sequence":6,"event":"close","reason":"the client left"}"#,
+            r#"{"time":"2026-11-23T16:00:01.550000Z","session":"aa","sequence":2,"event":"result","command":1,"part":1,"columns":[{"name":"a\u001b","type":25},{"name":"b","type":23,"binary":true}],"shown":[["x\u001b[2J\n\"",null],["null",{"base64":"AAAABw=="}]]}"#,
+            r#"{"time":"2026-11-23T16:00:01.550000Z","session":"aa","sequence":3,"event":"result","command":1,"part":2,"lines":["1\t\u202ex\n",{"cut":"abc","bytes":20000,"sha256":"00"}]}"#,
+            r#"{"time":"2026-11-23T16:00:01.600000Z","session":"aa","sequence":4,"event":"outcome","command":1,"outcome":"failed","code":"22012","durationMicros":1500}"#,
+            r#"{"time":"2026-11-23T16:00:02.000000Z","session":"aa","sequence":6,"event":"command","command":2,"text":"delete from orders","verdict":"deny","policy":"p","rule":"no","reason":"refused by policy p, rule no"}"#,
+            r#"{"time":"2026-11-23T16:00:03.000000Z","session":"aa","sequence":7,"event":"weighed","grams":5}"#,
+            r#"{"time":"2026-11-23T16:00:04.000000Z","session":"aa","sequence":8,"event":"close","reason":"the client left"}"#,
         ];
         let entries: Vec<Entry> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
         let mut out = Vec::new();
@@ -149,6 +169,12 @@ began   2026-11-23T16:00:00.000000Z
               $1 = "a\u{1b}b"
               $2 = null
               $3 = {"binaryBytes":4}
+    +1.550  #1 shows "a\u001b" | "b"
+              "x\u001b[2J\n\"" | null
+              "null" | {"base64":"AAAABw=="}
+    +1.550  #1 shows
+              "1\t\u{202e}x\n"
+              {"bytes":20000,"cut":"abc","sha256":"00"}
     +1.600  #1 failed 22012, 1.5ms
           -- 1 records are missing here: sallyport verify
     +2.000  #2 deny by p/no

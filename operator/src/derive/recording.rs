@@ -17,6 +17,7 @@ pub(super) fn demands(target: &ProtectedTarget) -> policy::Recording {
     policy::Recording {
         level: match spec.level {
             RecordingLevel::Commands => policy::RecordingLevel::Commands,
+            RecordingLevel::Full => policy::RecordingLevel::Full,
             RecordingLevel::None => policy::RecordingLevel::None,
         },
         durability: match spec.durability {

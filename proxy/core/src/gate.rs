@@ -27,6 +27,7 @@ use crate::ports::{BoxedIo, Credential, Event as Count, Ports, RecordFault};
 use crate::protocol::{Conversation, Described, Masking, Opening, Outcome, Transaction};
 use crate::record::{Decision, Event, Record, WouldHave};
 use crate::sessions::Registration;
+use crate::shown::Part;
 use crate::sluice::{Debt, PATIENCE, Sluice};
 use crate::usage::Seat;
 
@@ -589,11 +590,16 @@ impl Gate {
         };
         // By the same world as the verdict: no answer is masked by less than what allowed its command.
         let can = conversation.mask(self.take_masks(&world));
+        let shows = conversation.show(world.bundle.recording.level == RecordingLevel::Full);
         let concludes = conversation.concludes(&command);
         let ruling = {
             let mut described = conversation.describe(&command);
-            if !can {
-                let cause = "answers are to be masked, which this protocol cannot do";
+            let cause = match (can, shows) {
+                (false, _) => Some("answers are to be masked, which this protocol cannot do"),
+                (true, false) => Some("results are to be recorded, which this protocol cannot do"),
+                (true, true) => None,
+            };
+            if let Some(cause) = cause {
                 described.action = Err(Denial::not_understood(cause));
             }
             self.rule(&world, &described, conversation.transaction(), concludes, &before)
@@ -617,6 +623,17 @@ impl Gate {
                     None => Judged::Asked(asked),
                 }
             }
+        }
+    }
+
+    /// Records what a client is about to be shown. Where it cannot be, and nothing may happen without its record, the
+    /// session ends before it is.
+    pub(crate) fn show(&mut self, part: &Part) -> Result<(), Fault> {
+        let world = self.feed.current();
+        let goes_on = world.is_some_and(|world| world.bundle.recording.on_failure == OnFailure::Continue);
+        match self.record(part.event()) {
+            Err(_) if !goes_on => Err(Fault::Policy(DenyReason::NoRoomToRecord.into())),
+            _ => Ok(()),
         }
     }
 

@@ -26,6 +26,7 @@ pub mod protocol;
 pub mod record;
 pub mod serve;
 pub mod sessions;
+pub mod shown;
 mod sluice;
 mod usage;
 mod wire;

@@ -15,6 +15,7 @@ use crate::gate::{Granted, GrantedOpening, Refused};
 use crate::ports::{BoxedIo, Io, MaskKey};
 use crate::record::Parameter;
 use crate::sessions::SessionId;
+use crate::shown::Part;
 
 /// A protocol: how sessions begin. One value serves every session of a fleet.
 pub trait Protocol: Send + Sync + 'static {
@@ -156,6 +157,20 @@ pub trait Conversation: Send {
     fn mask(&mut self, masking: Option<&Arc<Masking>>) -> bool {
         masking.is_none()
     }
+
+    /// From the next command on, what its client is shown is to be told by [`Self::shown`]. Says whether it can be: where
+    /// it cannot, no command is let through.
+    fn show(&mut self, wanted: bool) -> bool {
+        !wanted
+    }
+
+    /// What the last answer has written for the client, as far as it was to be told: asked before any of it is sent.
+    fn shown(&mut self) -> Vec<Part> {
+        Vec::new()
+    }
+
+    /// What the last answer has written for the client is not sent: the session ends.
+    fn unsaid(&mut self) {}
 
     /// What a command does, and what of it is recorded.
     fn describe<'a>(&'a self, command: &'a Self::Command) -> Described<'a>;

@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use crate::shown::{Column, Lines, Rows};
+
 /// One event of a session.
 #[derive(Debug, Clone)]
 pub struct Record<'a> {
@@ -56,6 +58,23 @@ pub enum Event<'a> {
         /// What was decided.
         #[serde(flatten)]
         decision: Decision<'a>,
+    },
+    /// A part of what the client of a command is shown, as it is shown: behind masks and limits. Written before any byte
+    /// of it goes to the client.
+    Result {
+        /// Which.
+        command: u64,
+        /// Counts the parts of a command's results from 1.
+        part: u64,
+        /// Where a result begins: its columns.
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        columns: &'a [Column],
+        /// Rows, each a list of values.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        shown: Option<Rows<'a>>,
+        /// Lines of a copy.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        lines: Option<Lines<'a>>,
     },
     /// A command that was allowed came to its end.
     Outcome {

@@ -61,6 +61,8 @@ pub enum RecordingLevel {
     None,
     /// Every command before it runs, and its outcome; no record, no command.
     Commands,
+    /// That, and what its client is shown of its result, before it is shown; no record, no result.
+    Full,
 }
 
 /// What a record must have come through before its command runs.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use sallyport_harness::{LeafFiles, Pki, Port, Postgres, PostgresOptions, free_port};
-use sallyport_policy::{Bundle, Member, Roster};
+use sallyport_policy::{Bundle, Member, Recording, Roster};
 use tempfile::TempDir;
 
 pub mod clients;
@@ -69,6 +69,11 @@ impl Guarded {
 
     /// Starts the proxy, again where it was stopped, and waits until it is ready.
     pub async fn start_proxy(&mut self) -> Result<()> {
+        self.start_proxy_with(&[]).await
+    }
+
+    /// The same with further arguments.
+    pub async fn start_proxy_with(&mut self, arguments: &[&str]) -> Result<()> {
         let log = std::fs::File::options().create(true).append(true).open(self.log_file())?;
         let at = |name: &str| self.dir.path().join(name);
         let child = Command::new("setpriv")
@@ -91,6 +96,7 @@ impl Guarded {
             .arg(format!("127.0.0.1:{}", self.port.number()))
             .arg("--admin")
             .arg(format!("127.0.0.1:{}", self.admin.number()))
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -138,6 +144,14 @@ impl Guarded {
         let bundle = policy::bundle(self.server.host(), self.server.port(), policies);
         self.replace("bundle.json", &bundle.to_json())?;
         Ok(bundle)
+    }
+
+    /// The same with other demands on records; returns once they are in force.
+    pub async fn record(&self, recording: Recording, policies: Vec<sallyport_policy::PolicyEntry>) -> Result<()> {
+        let bundle = policy::bundle(self.server.host(), self.server.port(), policies);
+        let bundle = Bundle { recording, ..bundle }.sealed();
+        self.replace("bundle.json", &bundle.to_json())?;
+        self.await_revision(&bundle).await
     }
 
     /// Writes any text where the bundle is expected.

@@ -124,6 +124,8 @@ struct Conversing<'s, P: Protocol, S> {
     half_since: Option<Instant>,
     /// Whether the target's bytes have been through the conversation as they are.
     answered: bool,
+    /// The client has left: nothing is shown to it any more.
+    deserted: bool,
     /// The interrupt on its way, one at a time, and whether another was asked for meanwhile.
     interrupts: JoinSet<()>,
     interrupt_again: bool,
@@ -156,6 +158,7 @@ pub(super) async fn converse<P: Protocol, S: Io>(
         hungry: true,
         half_since: None,
         answered: false,
+        deserted: false,
         interrupts: JoinSet::new(),
         interrupt_again: false,
     };
@@ -354,13 +357,37 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
         if self.target.input.is_empty() {
             return Ok(());
         }
+        let before = self.client.output.len();
         let answered = self.conversation.answer(&mut self.target.input, &mut self.client.output, &mut self.outcomes);
-        // Those that came before a fault count.
-        for outcome in self.outcomes.drain(..) {
-            self.gate.settle(&outcome);
+        // What came before a fault counts.
+        let recorded = self.record_answer();
+        if recorded.is_err() {
+            // Nobody sees what is not on record.
+            self.client.output.truncate(before);
+            self.conversation.unsaid();
         }
         self.remedy();
-        answered
+        recorded.and(answered)
+    }
+
+    /// Records what the client is about to be shown, and how commands came to their end, in their order.
+    fn record_answer(&mut self) -> Result<(), Fault> {
+        let mut shown = self.conversation.shown();
+        if self.deserted {
+            shown.clear();
+        }
+        let mut parts = shown.iter().peekable();
+        let mut recorded = Ok(());
+        for outcome in self.outcomes.drain(..) {
+            while let Some(part) = parts.next_if(|part| part.command() <= outcome.command) {
+                recorded = recorded.and_then(|()| self.gate.show(part));
+            }
+            self.gate.settle(&outcome);
+        }
+        for part in parts {
+            recorded = recorded.and_then(|()| self.gate.show(part));
+        }
+        recorded
     }
 
     fn remedy(&mut self) {
@@ -559,6 +586,7 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
     }
 
     async fn await_outcomes(&mut self) {
+        self.deserted = true;
         loop {
             self.client.output.clear();
             // First what lies there: it may hold the outcome, and then nothing more comes.

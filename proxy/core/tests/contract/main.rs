@@ -27,6 +27,7 @@ mod limits;
 mod memory;
 mod observe;
 mod opening;
+mod results;
 #[path = "../support/mod.rs"]
 mod support;
 mod world;

@@ -21,6 +21,7 @@ use sallyport_core::protocol::{
     Protocol, TlsFacts, Transaction,
 };
 use sallyport_core::sessions::SessionId;
+use sallyport_core::shown::{Layout, Part};
 use sallyport_policy::{Action, Denial, Object, ObjectKind, Operation, QualifiedName, SessionFacts, Usage};
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -41,6 +42,9 @@ pub struct Lines {
     held: bool,
     /// Whether a transaction is open at the target.
     open: bool,
+    /// Whether rows are to be told, and those that are.
+    shows: bool,
+    shown: Vec<Part>,
 }
 
 /// What the client is owed, in order.
@@ -121,7 +125,14 @@ impl Protocol for Toy {
         Ok(LoggedIn {
             upstream,
             read: BytesMut::new(),
-            conversation: Lines { key: key.to_owned(), waiting: VecDeque::new(), held: false, open: false },
+            conversation: Lines {
+                key: key.to_owned(),
+                waiting: VecDeque::new(),
+                held: false,
+                open: false,
+                shows: false,
+                shown: Vec::new(),
+            },
             greeting: format!("hello {session}\n").into(),
         })
     }
@@ -178,6 +189,16 @@ impl Conversation for Lines {
         Ok(Next::Command(Line { text, action, runs }))
     }
 
+    /// A session that calls itself blind cannot tell what it shows.
+    fn show(&mut self, wanted: bool) -> bool {
+        self.shows = wanted;
+        !wanted || self.key != "blind"
+    }
+
+    fn shown(&mut self) -> Vec<Part> {
+        std::mem::take(&mut self.shown)
+    }
+
     fn describe<'a>(&'a self, command: &'a Line) -> Described<'a> {
         let entry = Entry { text: Cow::Borrowed(&command.text), parameters: Vec::new(), runs: command.runs };
         Described { action: command.action.as_ref().map_err(Clone::clone), entry: command.runs.then_some(entry) }
@@ -216,6 +237,12 @@ impl Conversation for Lines {
         let broken = |what: &str| Fault::upstream("the target broke the protocol", what.to_owned());
         while let Some(text) = cut(input, 64 * 1024).map_err(broken)? {
             let (word, rest) = text.split_once(' ').unwrap_or((&text, ""));
+            if let ("row", true, Some(Place::Answer(Some(number), _))) = (word, self.shows, self.waiting.front()) {
+                let mut part = Part::new(*number, 1, Layout::Lines, None);
+                part.value(Some(rest.as_bytes()), false);
+                part.end_row();
+                self.shown.push(part);
+            }
             if word != "row" {
                 let Some(Place::Answer(number, then)) = self.waiting.pop_front() else {
                     return Err(broken("an answer without a command"));

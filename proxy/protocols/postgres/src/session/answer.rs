@@ -75,7 +75,10 @@ impl Conversation {
                 // Held whole: what passes in its place is of another length.
                 let mut row = mem::take(&mut self.row);
                 row.clear();
-                let masked = self.mask_row(body, &mut row);
+                let masked = self.mask_row(body, &mut row).and_then(|()| self.keep_written(&row));
+                if masked.is_err() {
+                    row.clear();
+                }
                 if let Some(entry) = self.queue.front_mut() {
                     entry.passed += 1;
                 }
@@ -90,8 +93,12 @@ impl Conversation {
             let fate =
                 if over { self.curtail(frame.kind, body, outcomes) } else { self.take(frame.kind, body, outcomes) };
             match fate? {
-                Fate::Passes => self.passing = Passing { remaining: frame.total, replaced: false },
+                Fate::Passes => {
+                    self.keep(frame.kind, body)?;
+                    self.passing = Passing { remaining: frame.total, replaced: false };
+                }
                 Fate::Replaced(by) => {
+                    self.keep_written(&by)?;
                     deliver(input, *seen, client);
                     *seen = 0;
                     client.extend_from_slice(&by);
@@ -292,15 +299,16 @@ impl Conversation {
     fn needed(&self, frame: Frame) -> Result<usize, Fault> {
         let whole = |limit: usize| match frame.total {
             total if total <= limit => Ok(total),
-            total => Err(out_of_step(format!("{:?} of {total} bytes cannot be masked", frame.kind))),
+            total => Err(out_of_step(format!("{:?} of {total} bytes is longer than is looked at", frame.kind))),
         };
         let veiled = self.masks.is_some() || self.queue.iter().take(2).any(|entry| entry.veil.is_some());
+        let kept = self.is_kept();
         let ours = self.queue.front().map(|entry| entry.awaits);
         match frame.kind {
             _ if ours == Some(Awaits::OurQuestion) && frame.kind != Kind::ErrorResponse => whole(LONGEST_DESCRIPTION),
-            Kind::DataRow if self.masks_rows() => whole(LONGEST_ROW),
-            Kind::RowDescription if veiled => whole(LONGEST_DESCRIPTION),
-            Kind::CopyData if self.masks_copy() => whole(LONGEST_ROW),
+            Kind::DataRow if kept || self.masks_rows() => whole(LONGEST_ROW),
+            Kind::RowDescription if veiled || kept => whole(LONGEST_DESCRIPTION),
+            Kind::CopyData if kept || self.masks_copy() => whole(LONGEST_ROW),
             Kind::ErrorResponse | Kind::NoticeResponse | Kind::NotificationResponse if veiled => {
                 Ok(frame.total.min(LONGEST_TEXTS))
             }

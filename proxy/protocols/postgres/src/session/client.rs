@@ -448,14 +448,15 @@ impl Conversation {
         upstream: &mut BytesMut,
     ) -> Result<(), Fault> {
         self.ask_before(command, upstream);
-        if self.masks.is_none() {
+        if self.masks.is_none() && !self.shown.is_wanted() {
             upstream.extend_from_slice(&command.raw);
             return self.note_forwarded(command, number, upstream);
         }
         if let What::Execute(Ok(_)) = &command.what {
             let mut probe = InFlight::new(Awaits::Execute, None);
             self.veil(command, &mut probe);
-            if probe.veil.is_some() {
+            // Their format stands nowhere else.
+            if probe.veil.is_some() || self.shown.is_wanted() {
                 self.describe_ahead(frontend::execute(command.body()).map_err(fault)?, upstream);
             }
         }
@@ -548,6 +549,7 @@ impl Conversation {
         if matches!(entry.awaits, Awaits::Query | Awaits::Bind | Awaits::Execute) {
             self.veil(command, &mut entry);
         }
+        self.shown.keep(&mut entry);
         self.segment_open |= entry.awaits != Awaits::Query;
         self.expect(entry, upstream);
         Ok(())

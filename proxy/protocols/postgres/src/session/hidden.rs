@@ -118,6 +118,7 @@ impl Conversation {
 
     /// The rows that come next are these.
     pub(super) fn rows_are(&mut self, at: usize, description: &[u8]) -> Result<(), Fault> {
+        self.columns_are(at, description)?;
         let known = self.masks.as_ref().and_then(|masks| masks.known().cloned());
         let Some(entry) = self.queue.get_mut(at) else { return Ok(()) };
         let Some(veil) = &entry.veil else { return Ok(()) };

@@ -11,6 +11,7 @@ pub(crate) mod fuzzing;
 mod hidden;
 mod names;
 pub(crate) mod rehearsal;
+mod shown;
 mod spoken;
 #[cfg(test)]
 mod tests;
@@ -22,12 +23,14 @@ use bytes::{Bytes, BytesMut};
 use sallyport_core::Fault;
 use sallyport_core::gate::{Granted, Refused};
 use sallyport_core::protocol::{self, Described, Ending, Masking, Next, Notice, Outcome, Remedy, Transaction};
+use sallyport_core::shown::Part;
 
 pub use self::client::Command;
 use self::client::Place;
 use self::curb::{Budget, Curb};
 pub(crate) use self::hidden::masks_at_login;
 use self::names::{Meaning, Names, Portal};
+use self::shown::{Keep, Shown};
 use crate::cancel::Registered;
 use crate::codec::backend::{Status, ready_for_query};
 use crate::codec::frontend::Space;
@@ -82,6 +85,8 @@ pub struct Conversation {
     masks: Option<Box<Masks>>,
     /// Kept from row to row.
     row: BytesMut,
+    /// What the client is shown, where that is recorded.
+    shown: Shown,
 }
 
 /// Whether the client's messages are skipped up to its next Sync, as the protocol demands after an error.
@@ -149,6 +154,8 @@ struct InFlight {
     settles: bool,
     /// How much it may answer.
     budget: Option<Box<Budget>>,
+    /// What its client is shown is recorded.
+    keep: Option<Box<Keep>>,
 }
 
 #[derive(Debug)]
@@ -186,6 +193,7 @@ impl InFlight {
             catalog: None,
             settles: matches!(awaits, Awaits::Sync | Awaits::OurQuestion),
             budget: None,
+            keep: None,
         }
     }
 }
@@ -214,6 +222,7 @@ impl Conversation {
             pinned: beginning.pinned,
             masks: beginning.masks,
             row: BytesMut::new(),
+            shown: Shown::default(),
         }
     }
 
@@ -285,6 +294,19 @@ impl protocol::Conversation for Conversation {
         true
     }
 
+    fn show(&mut self, wanted: bool) -> bool {
+        self.shown.want(wanted);
+        true
+    }
+
+    fn shown(&mut self) -> Vec<Part> {
+        self.shown.take()
+    }
+
+    fn unsaid(&mut self) {
+        self.passing = self.shown.passing_before();
+    }
+
     fn describe<'a>(&'a self, command: &'a Command) -> Described<'a> {
         let mut described = command.describe();
         if let (Some(masks), Ok(action)) = (&self.masks, &described.action)
@@ -325,6 +347,7 @@ impl protocol::Conversation for Conversation {
         client: &mut BytesMut,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<(), Fault> {
+        self.shown.begin(&self.passing, &self.queue);
         self.pass(input, client, outcomes)
     }
 

@@ -13,6 +13,7 @@ use crate::codec::{self};
 mod curb;
 mod hostile;
 mod model;
+mod shown;
 mod waiting;
 
 /// A session, its three buffers, and what is refused: every text that contains `secret`.

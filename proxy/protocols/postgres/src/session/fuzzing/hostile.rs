@@ -44,6 +44,9 @@ const TEXTS: &[&str] = &[
 /// The bit of the mode that limits rows.
 const LIMITED: u8 = 8;
 
+/// The bit of the mode that has kept what the client is shown.
+const KEPT: u8 = 16;
+
 /// Steps of one session at most.
 const MOST_STEPS: usize = 300;
 
@@ -70,6 +73,9 @@ type Seen = (BytesMut, BytesMut, Vec<Outcome>, bool);
 fn run(mode: u8, data: &[u8], piece: usize) -> Seen {
     let (some, other) = (masking(MaskMethod::Partial), masking(MaskMethod::Null));
     let mut dry = Dry::new(u64::from(mode & 3), (mode & 4 != 0).then_some(&some));
+    if mode & KEPT != 0 {
+        dry.keep();
+    }
     if mode & LIMITED != 0 {
         let rows = Some(Bound { most: 2, policy: "p".into() });
         dry.allowance = Some(Arc::new(Allowance { rows, bytes: None }));

@@ -3,6 +3,7 @@
 //! Owns those laws. Touches its arguments only. Invariant: a broken law panics, nothing else does.
 
 use bytes::Buf as _;
+use sallyport_core::shown::Part;
 
 use super::{Dry, FORBIDDEN};
 use crate::codec::{backend, frontend};
@@ -19,6 +20,10 @@ impl Dry {
         assert_eq!((seen.missing, seen.strange), (half, 0), "the client was told half a message");
         for kind in *b"RKvW" {
             assert_eq!(seen.of(kind), 0, "{} has no place in a session", char::from(kind));
+        }
+        if self.keeps {
+            let kept: usize = self.kept.iter().map(Part::rows).sum();
+            assert_eq!(kept, seen.of(b'D') + seen.of(b'd'), "what the client is shown and what is kept of it differ");
         }
         // No answer without its question.
         assert!(seen.of(b'Z') <= said.of(b'Q') + said.of(b'F') + said.of(b'S'), "ready more often than asked");

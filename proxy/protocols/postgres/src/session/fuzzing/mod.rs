@@ -16,6 +16,7 @@ use ::bytes::BytesMut;
 use sallyport_core::Fault;
 use sallyport_core::protocol::{Conversation as _, Ending, Masking, Next, Notice, Outcome, Remedy};
 use sallyport_core::sessions::SessionId;
+use sallyport_core::shown::Part;
 use sallyport_policy::{Allowance, Denial};
 
 pub use self::bytes::{client_bytes, server_bytes};
@@ -65,6 +66,9 @@ struct Dry {
     refuse_each: u64,
     allowance: Option<Arc<Allowance>>,
     masked: bool,
+    /// What the client is shown is kept, as it would be recorded.
+    kept: Vec<Part>,
+    keeps: bool,
     /// The session is to end: nothing more of the client's is decoded.
     mute: bool,
     over: bool,
@@ -97,9 +101,17 @@ impl Dry {
             refuse_each,
             allowance: None,
             masked,
+            kept: Vec::new(),
+            keeps: false,
             mute: false,
             over: false,
         }
+    }
+
+    /// From now on what the client is shown is kept. Then a portal is described by us, as it is for masks.
+    fn keep(&mut self) {
+        self.session.show(true);
+        (self.keeps, self.masked) = (true, true);
     }
 
     /// The client sends.
@@ -174,6 +186,7 @@ impl Dry {
             }
             self.held.extend_from_slice(piece);
             let answered = self.session.answer(&mut self.held, &mut self.client, &mut self.outcomes);
+            self.kept.append(&mut self.session.shown());
             self.look();
             self.settle();
             self.remedy();

@@ -57,6 +57,9 @@ pub fn mask(data: &[u8]) {
     let plans = METHODS.get(method).map(|method| (masking(*method, mode), masking(MaskMethod::Redact, mode)));
     let Some((some, other)) = plans else { return };
     let mut dry = Dry::new(u64::from(mode & 3), Some(&some));
+    if mode & 16 != 0 {
+        dry.keep();
+    }
     for _ in 0..MOST_STEPS {
         if script.is_over() || dry.over {
             break;
@@ -87,6 +90,9 @@ pub fn mask(data: &[u8]) {
         for secret in &secrets {
             assert!(!holds(&dry.seen, secret), "the client sees what masks hide");
         }
+    }
+    for part in &dry.kept {
+        assert!(!secrets.iter().any(|secret| holds(part.kept(), secret)), "what masks hide is recorded of a result");
     }
     let recorded = format!("{:?}", dry.outcomes);
     assert!(!secrets.iter().any(|secret| holds(recorded.as_bytes(), secret)), "what masks hide is recorded");
