@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sallyport_conformance::{Guarded, policy, proxy_binary};
+use sallyport_policy::{Durability, Recording, RecordingLevel};
 use wire::{Wire, query, serves};
 
 async fn running(guarded: &Guarded, text: &str) {
@@ -61,7 +62,19 @@ async fn a_command_under_way_at_a_crash_is_on_record_and_no_torn_record_hides_an
 
 #[tokio::test]
 async fn under_load_every_statement_the_server_ran_is_on_record_at_a_crash() {
+    killed_under_load(Durability::Written).await;
+}
+
+/// What waits for the disk at the crash has not reached the server; what has reached it is on record.
+#[tokio::test]
+async fn under_load_with_records_that_are_synced_it_is_the_same() {
+    killed_under_load(Durability::Synced).await;
+}
+
+async fn killed_under_load(durability: Durability) {
     let mut guarded = Guarded::start(policy::allow_all()).await.unwrap();
+    let recording = Recording { durability, ..Recording::at(RecordingLevel::Commands) };
+    guarded.record(recording, policy::allow_all()).await.unwrap();
     wire::log_all(&guarded).await;
     let mut load = tokio::task::JoinSet::new();
     for worker in 0..8 {
