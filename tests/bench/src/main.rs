@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 mod answer;
 mod convergence;
+mod everything;
 mod revocation;
 mod scale;
 mod scene;
@@ -29,6 +30,9 @@ async fn main() -> ExitCode {
         }
         if wanted("throughput") {
             throughput::table(seconds).await?;
+        }
+        if wanted("everything") {
+            everything::table(seconds).await?;
         }
         if wanted("answer") {
             answer::table().await?;

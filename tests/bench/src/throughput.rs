@@ -12,17 +12,17 @@ use sallyport_harness::{LeafOptions, Port, free_port};
 use sallyport_policy::{Effect, PolicyEntry};
 
 /// Rounds of each way, in turn, so that all meet the same noise.
-const ROUNDS: usize = 3;
+pub(crate) const ROUNDS: usize = 3;
 
 /// What one pgbench run came to.
 #[derive(Debug, Clone, Copy, Default)]
-struct Sample {
+pub(crate) struct Sample {
     /// Transactions a second.
-    tps: f64,
+    pub(crate) tps: f64,
     /// Processor microseconds a transaction, server and middle together.
-    cpu: f64,
+    pub(crate) cpu: f64,
     /// Processor microseconds a transaction, the middle alone.
-    middle: f64,
+    pub(crate) middle: f64,
 }
 
 /// Runs the whole table.
@@ -75,7 +75,7 @@ pub(crate) async fn table(seconds: u32) -> Result<()> {
     Ok(())
 }
 
-fn measure(
+pub(crate) fn measure(
     pgbench: &Path,
     conninfo: &str,
     middle: Option<u32>,
@@ -143,7 +143,7 @@ pub(crate) fn rss(pid: u32) -> Result<u64> {
     Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
 }
 
-fn median(samples: &[Sample]) -> Sample {
+pub(crate) fn median(samples: &[Sample]) -> Sample {
     let middle = |of: fn(&Sample) -> f64| {
         let mut values: Vec<f64> = samples.iter().map(of).collect();
         values.sort_by(f64::total_cmp);
@@ -153,7 +153,7 @@ fn median(samples: &[Sample]) -> Sample {
 }
 
 /// 99 rules about other tables before the one that allows.
-fn hundred_rules() -> Vec<PolicyEntry> {
+pub(crate) fn hundred_rules() -> Vec<PolicyEntry> {
     let mut rules: Vec<_> = (0..99)
         .map(|n| {
             let effect = if n % 3 == 0 { Effect::Deny } else { Effect::Allow };
