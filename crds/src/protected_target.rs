@@ -299,7 +299,8 @@ pub struct RecordStore {
     /// On the node, for as long as the pod lives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub empty_dir: Option<EmptyDirStore>,
-    /// On a volume that outlives the pod; each replica writes to a directory of its own name.
+    /// On a volume that outlives the pod, in a directory of the target's name. Each replica writes files of its own name
+    /// there, and looks after what replicas that are gone have left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistent_volume_claim: Option<VolumeClaimStore>,
     /// Beside that volume: an S3-compatible store, to which files are copied once they are closed.

@@ -163,6 +163,8 @@ fn the_credential_of_a_store_is_mounted_and_nothing_else_of_its_secret() {
     assert_eq!(volume("records")["persistentVolumeClaim"]["claimName"], "records");
     let container = &pod["containers"][0];
     let mounts = container["volumeMounts"].as_array().unwrap();
+    let records = mounts.iter().find(|mount| mount["name"] == "records").unwrap();
+    assert_eq!(records["subPath"], "orders-db", "a claim may be another target's as well");
     let at = |name: &str| mounts.iter().find(|mount| mount["name"] == name).unwrap()["mountPath"].clone();
     assert_eq!(
         (at("store"), at("store-ca")),

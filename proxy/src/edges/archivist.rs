@@ -138,7 +138,7 @@ impl Archivist {
         let Some(store) = store else { return Ok(()) };
         store.refresh()?;
         let mut places = places(self.recordings.directory()).map_err(|error| format!("{error:#}"))?;
-        places.retain(|place| place.is_compressed());
+        places.retain(|place| place.is_compressed() && self.recordings.looks_after(&place.stem));
         let there: BTreeSet<String> = places.iter().filter_map(|place| Some(name(&place.path)?.to_owned())).collect();
         let mut waiting = there.clone();
         {

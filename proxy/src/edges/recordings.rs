@@ -13,11 +13,13 @@ use std::time::{Duration, Instant, SystemTime};
 use sallyport_core::ports::{Pending, Promise, RecordFault, RecordSink};
 use sallyport_core::record::Record;
 
+use self::adoption::Fleet;
 use self::disk::{Disk, LocalDisk, RecordFile};
 pub(crate) use self::line::{Notice, Pruned};
 use self::syncer::Unsynced;
 use crate::chain::{self, Head};
 
+mod adoption;
 mod archive;
 mod disk;
 #[cfg(test)]
@@ -72,6 +74,8 @@ struct State {
     /// Records that could not be written since the last that was, and when the first of them was due.
     lost: Option<(u64, SystemTime)>,
     unsynced: Unsynced,
+    /// Which replicas there are, where anybody knows.
+    fleet: Fleet,
 }
 
 impl Recordings {
@@ -109,6 +113,7 @@ impl Recordings {
             anchored: 0,
             lost: None,
             unsynced: Unsynced::default(),
+            fleet: Fleet::default(),
         };
         let (directory, wake) = (directory.to_owned(), Condvar::new());
         Self(Arc::new(Shared { directory, stem, room, disk, state: Mutex::new(state), wake }))

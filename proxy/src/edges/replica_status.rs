@@ -183,6 +183,8 @@ impl Answer {
         let entries = target.status.as_ref().map_or(&[][..], |status| &status.replicas);
         self.position = entries.iter().position(|entry| entry.pod == self.pod);
         self.fleet = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+        // What those have left that are not among them is for the others to look after.
+        self.recordings.note_fleet(entries.iter().map(|entry| entry.pod.clone()).collect());
     }
 }
 

@@ -114,6 +114,11 @@ impl Scene {
 
     /// Applies the target `orders-db`.
     pub fn target(&self, replicas: u32) -> Result<()> {
+        self.target_that_records(replicas, &json!({}))
+    }
+
+    /// The same with these demands on its records.
+    pub fn target_that_records(&self, replicas: u32, recording: &Value) -> Result<()> {
         self.apply(&json!({
             "apiVersion": "sallyport.dev/v1alpha1", "kind": "ProtectedTarget",
             "metadata": { "namespace": self.shop, "name": "orders-db" },
@@ -122,6 +127,7 @@ impl Scene {
                 "tls": { "mode": "VerifyFull", "serverName": DATABASE, "caBundleRef": { "kind": "Secret", "name": "orders-ca" } },
                 "credentials": [{ "name": "default", "secretRef": { "name": "orders-db" } }],
                 "proxy": { "replicas": replicas },
+                "recording": recording,
             },
         }))
     }
@@ -312,7 +318,8 @@ impl Scene {
         self.kubectl(&["patch", "-n", namespace, what, "--type=merge", "-p", &patch]).map(drop)
     }
 
-    fn apply(&self, object: &Value) -> Result<()> {
+    /// Applies any object, as a person with every right would.
+    pub fn apply(&self, object: &Value) -> Result<()> {
         self.stage.apply(&object.to_string())
     }
 }

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use crate::build::cache_root;
+use crate::cluster::Cluster;
 
 /// A running store with one bucket.
 #[derive(Debug)]
@@ -22,12 +23,19 @@ pub struct S3 {
 impl S3 {
     /// Starts one that lets that key in.
     pub fn start(access: &str, secret: &str, bucket: &str) -> Result<Self> {
-        let program = built()?;
+        Self::start_by(Command::new(built()?), [access, secret, "127.0.0.1"], bucket)
+    }
+
+    /// The same on the network of a cluster, at its node's address.
+    pub fn start_on(cluster: &Cluster, access: &str, secret: &str, bucket: &str) -> Result<Self> {
+        Self::start_by(cluster.command(built()?)?, [access, secret, cluster.node_address()], bucket)
+    }
+
+    fn start_by(mut command: Command, arguments: [&str; 3], bucket: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         std::fs::create_dir(directory.path().join(bucket))?;
-        let mut command = Command::new(program);
         // Its standard input ends when this process does, whatever ends that.
-        command.arg(directory.path()).args([access, secret]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg(directory.path()).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let mut port = String::new();
         BufReader::new(child.stdout.take().context("no output")?).read_line(&mut port)?;

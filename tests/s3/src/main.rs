@@ -1,6 +1,6 @@
-//! An S3-compatible server over a directory: `sallyport-s3 DIRECTORY ACCESS-KEY SECRET-KEY`.
+//! An S3-compatible server over a directory: `sallyport-s3 DIRECTORY ACCESS-KEY SECRET-KEY [ADDRESS]`.
 //!
-//! Owns nothing but the wiring. Touches the directory and a free port of loopback, which it prints. Invariant: it ends
+//! Owns nothing but the wiring. Touches the directory and a free port of loopback, or of that address, which it prints. Invariant: it ends
 //! when its standard input does, so that whoever started it cannot leave it behind.
 
 use std::io::Write as _;
@@ -15,11 +15,14 @@ use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let [directory, access, secret] = std::env::args().skip(1).collect::<Vec<_>>().try_into().map_err(|_| "usage")?;
+    let mut arguments = std::env::args().skip(1);
+    let mut next = || arguments.next().ok_or("usage");
+    let (directory, access, secret) = (next()?, next()?, next()?);
+    let address = next().unwrap_or_else(|_| "127.0.0.1".to_owned());
     let mut service = S3ServiceBuilder::new(FileSystem::new(directory).map_err(|error| format!("{error:?}"))?);
     service.set_auth(SimpleAuth::from_single(access, secret));
     let service = service.build();
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let listener = TcpListener::bind((address.as_str(), 0)).await?;
     println!("{}", listener.local_addr()?.port());
     std::io::stdout().flush()?;
     tokio::spawn(async move {

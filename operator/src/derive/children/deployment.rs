@@ -162,8 +162,9 @@ fn records(target: &ProtectedTarget) -> (Volume, VolumeMount) {
             let source = PersistentVolumeClaimVolumeSource { claim_name, ..Default::default() };
             let volume =
                 Volume { name: "records".to_owned(), persistent_volume_claim: Some(source), ..Volume::default() };
-            // Replicas may share the claim: each has a directory of its own.
-            (volume, VolumeMount { sub_path_expr: Some("$(POD_NAME)".to_owned()), ..mount })
+            // Targets may share the claim, and each has a directory of its own. Its replicas share that: each writes files of
+            // its own name, and what a replica that is gone has left is looked after by the others.
+            (volume, VolumeMount { sub_path: Some(target.name_any()), ..mount })
         }
         (None, store) => {
             let limit = store.as_ref().map_or("1Gi", |store| store.size_limit.as_str());

@@ -4,7 +4,7 @@
 //! Invariants: a file is replaced by what was compressed only after that has been read back and is on disk; a file that
 //! another process has open is left alone.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::Recordings;
 use crate::chain::Hash;
-use crate::stored::{self, COMPRESSED, PLAIN, Place, places};
+use crate::stored::{self, COMPRESSED, PLAIN, places};
 
 /// zstd's own default: text shrinks to a tenth at several hundred megabytes a second.
 const LEVEL: i32 = 3;
@@ -21,28 +21,24 @@ const LEVEL: i32 = 3;
 const PIECE: usize = 128 * 1024;
 
 impl Recordings {
-    /// Compresses what is closed; what could not be is told and tried again the next time.
+    /// Compresses what is closed, and what others left; what could not be is told and tried again the next time.
     pub(crate) fn compress_closed(&self) -> Result<(), String> {
         let places = places(self.directory()).map_err(|error| format!("{error:#}"))?;
         let mut failed = Vec::new();
         for place in places.into_iter().filter(|place| !place.is_compressed()) {
-            if !self.is_open(&place)
-                && let Err(error) = compress(&place.path)
-            {
+            let ours = place.stem == self.stem();
+            let left = if ours { None } else { self.left(&place) };
+            if (ours && self.open_number() == Some(place.number)) || (!ours && left.is_none()) {
+                continue;
+            }
+            let compressed = compress(&place.path);
+            // Until it is replaced nobody else takes it up.
+            drop(left);
+            if let Err(error) = compressed {
                 failed.push(format!("{} cannot be compressed: {error}", place.path.display()));
             }
         }
         if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
-    }
-
-    /// Whether somebody may still write to it: this process, or another that has it locked.
-    pub(super) fn is_open(&self, place: &Place) -> bool {
-        if place.stem == self.stem() {
-            return self.open_number() == Some(place.number);
-        }
-        let lock = File::open(&place.path).map_err(TryLockError::Error).and_then(|file| file.try_lock());
-        // Where files cannot be locked, nobody knows.
-        lock.is_err()
     }
 }
 

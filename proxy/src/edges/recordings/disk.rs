@@ -72,7 +72,12 @@ impl RecordFile for File {
     }
 
     fn is_at(&self, path: &Path) -> bool {
-        let there = std::fs::metadata(path);
-        matches!((there, self.metadata()), (Ok(there), Ok(ours)) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
+        is_at(self, path)
     }
+}
+
+/// Whether a file is what stands at that path.
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
+    let there = std::fs::metadata(path);
+    matches!((there, file.metadata()), (Ok(there), Ok(ours)) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
 }

@@ -14,6 +14,7 @@ use sallyport_policy::Span;
 use serde_json::{Value, json};
 
 use super::Recordings;
+use super::adoption::QUIET;
 use super::retention::Retention;
 use crate::verify::verify_against;
 
@@ -170,9 +171,79 @@ fn a_file_that_another_process_writes_is_left_alone() {
     let ours = recordings(dir.path());
     ours.compress_closed().unwrap();
     assert_eq!(names(dir.path()), ["other-19700101T000000Z-0.jsonl"]);
+    // Of a replica that nobody says is gone nothing is touched, locked or not.
     drop(other);
     ours.compress_closed().unwrap();
-    assert_eq!(names(dir.path()), ["other-19700101T000000Z-0.jsonl.zst"]);
+    assert_eq!(names(dir.path()), ["other-19700101T000000Z-0.jsonl"]);
+}
+
+/// Makes a file look as if nobody had written to it for so long.
+fn quiet(directory: &Path, name: &str, long: Duration) {
+    let file = fs::File::options().write(true).open(directory.join(name)).unwrap();
+    file.set_modified(SystemTime::now() - long).unwrap();
+}
+
+#[test]
+fn what_a_replica_left_is_taken_up_once_it_is_known_to_be_gone_and_quiet_and_nobody_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let ours = recordings(dir.path());
+    let fleet = |pods: &[&str]| ours.note_fleet(pods.iter().map(|&pod| pod.to_owned()).collect());
+    let left = "other-19700101T000000Z-0.jsonl";
+    let stays = |why: &str| {
+        ours.compress_closed().unwrap();
+        let mut retention = Retention::default();
+        assert_eq!(retention.step(&ours, NOTHING, false, |_| true), Ok(0));
+        assert_eq!(ours.anchor(), None, "{why}: nothing is told to go");
+        assert_eq!(names(dir.path()), [left], "{why}");
+    };
+    let other = Recordings::new(dir.path(), "other", UNIX_EPOCH);
+    record(&other, 3);
+    let end = anchor(&other);
+    quiet(dir.path(), left, QUIET);
+    stays("nobody knows of the fleet");
+    fleet(&["pod"]);
+    stays("it is locked");
+    drop(other);
+    fleet(&["pod", "other"]);
+    stays("its replica lives");
+    fleet(&["pod"]);
+    quiet(dir.path(), left, QUIET / 2);
+    stays("it was written to lately");
+    quiet(dir.path(), left, QUIET);
+    ours.compress_closed().unwrap();
+    assert_eq!(names(dir.path()), [format!("{left}.zst")]);
+    let (holds, told) = checked(dir.path(), std::slice::from_ref(&end));
+    assert!(holds, "{told}");
+    // A replica that lives prunes its own.
+    let mut retention = Retention::default();
+    fleet(&["pod", "other"]);
+    assert_eq!(retention.step(&ours, NOTHING, false, |_| true), Ok(0));
+    assert_eq!(ours.anchor(), None);
+    fleet(&["pod"]);
+    retention.step(&ours, NOTHING, false, |_| true).unwrap();
+    assert_eq!(retention.step(&ours, NOTHING, false, |_| true), Ok(1));
+    let (holds, told) = checked(dir.path(), &[end, anchor(&ours)]);
+    assert!(holds && told.contains("other-19700101T000000Z: pruned: all 3 records"), "{told}");
+}
+
+#[test]
+fn two_that_take_up_the_same_leave_one_whole_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let gone = Recordings::new(dir.path(), "gone", UNIX_EPOCH);
+    record(&gone, 2000);
+    let end = anchor(&gone);
+    drop(gone);
+    quiet(dir.path(), "gone-19700101T000000Z-0.jsonl", QUIET);
+    let replicas: Vec<_> = ["one", "two", "three"].map(|pod| Recordings::new(dir.path(), pod, UNIX_EPOCH)).into();
+    std::thread::scope(|scope| {
+        for replica in &replicas {
+            replica.note_fleet(BTreeSet::from(["one", "two", "three"].map(str::to_owned)));
+            scope.spawn(|| replica.compress_closed().unwrap());
+        }
+    });
+    assert_eq!(names(dir.path()), ["gone-19700101T000000Z-0.jsonl.zst"]);
+    let (holds, told) = checked(dir.path(), &[end]);
+    assert!(holds && told.contains("sound: 2000 records"), "{told}");
 }
 
 #[test]

@@ -112,13 +112,16 @@ fn remove(files: &[PathBuf]) -> Result<usize, String> {
     Ok(files.len())
 }
 
-/// The closed files, the oldest first, each run from its beginning on. A run of another process that still has a file
-/// open is its own to prune.
+/// The closed files, the oldest first, each run from its beginning on. A run of another replica that lives, or of another
+/// process that still has a file open, is its own to prune.
 fn closed(recordings: &Recordings) -> Result<Vec<Closed>, String> {
     let places = places(recordings.directory()).map_err(|error| format!("{error:#}"))?;
     let live: BTreeSet<String> = places
         .iter()
-        .filter(|place| place.stem != recordings.stem() && !place.is_compressed() && recordings.is_open(place))
+        .filter(|place| place.stem != recordings.stem())
+        .filter(|place| {
+            !recordings.looks_after(&place.stem) || (!place.is_compressed() && recordings.left(place).is_none())
+        })
         .map(|place| place.stem.clone())
         .collect();
     let open = recordings.open_number();

@@ -9,3 +9,4 @@ mod fleet;
 mod identity;
 mod pod_certificate;
 mod records;
+mod volumes;
