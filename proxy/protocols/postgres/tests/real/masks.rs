@@ -399,6 +399,10 @@ async fn a_copy_shows_what_a_select_would() {
             "copy (select * from dropped) to stdout",
             "1\tvisible-name-1\tz***@dropped.org\tvisible-name-1visible-name-1\n",
         ),
+        (
+            "copy (select email, name from customers) to stdout null 'zqxjk2@example.org'",
+            "zqxjk2@example.org\tvisible-name-1\n",
+        ),
         ("copy (select name, max(email) from customers group by 1) to stdout null 'nil'", "visible-name-1\tnil\n"),
         (
             "copy (update customers set note = 'n' where id = 1 returning name, email) to stdout",
@@ -416,7 +420,9 @@ async fn a_copy_shows_what_a_select_would() {
             if heard.words.contains("E42601") {
                 continue;
             }
-            assert!(!heard.words.contains('E') && !heard.leaks(), "{text}: {} {shown:?}", heard.words);
+            // What the text says is its own.
+            let leaks = heard.leaks() && !text.contains("null 'zqxjk2");
+            assert!(!heard.words.contains('E') && !leaks, "{text}: {} {shown:?}", heard.words);
             assert!(heard.has(hidden), "{text}: {} {shown:?}", heard.words);
         }
     }
