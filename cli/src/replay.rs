@@ -101,7 +101,9 @@ fn command(entry: &Entry, out: &mut impl Write) -> std::io::Result<()> {
         writeln!(out, "{:>14}{}", "", shown(line))?;
     }
     for (number, parameter) in entry.parameters.iter().enumerate() {
-        let value = parameter.as_str().map_or_else(|| parameter.to_string(), |text| format!("{text:?}"));
+        let literal = parameter.get("literal").and_then(Value::as_str).map(str::to_owned);
+        let value = parameter.as_str().map(|text| format!("{text:?}")).or(literal);
+        let value = value.unwrap_or_else(|| parameter.to_string());
         writeln!(out, "{:>14}${} = {}", "", number + 1, shown(&value))?;
     }
     match &entry.reason {
@@ -146,7 +148,7 @@ mod tests {
     fn nothing_in_a_session_acts_on_the_terminal_and_every_record_is_told() {
         let lines = [
             r#"{"time":"2026-11-23T16:00:00.000000Z","session":"aa","sequence":0,"agent":"spiffe://t/ns/ci/agent/bot","target":"shop/db","event":"open","client":"10.0.0.1:5000","credential":"default","facts":[["database","sh\u001b[31mop"]],"verdict":"allow","revision":"r"}"#,
-            r#"{"time":"2026-11-23T16:00:01.500000Z","session":"aa","sequence":1,"event":"command","command":1,"text":"select '\u001b]0;owned\u0007',\n\u202e1 \r hidden","parameters":["a\u001bb",null,{"binaryBytes":4}],"verdict":"allow","policy":"p","rule":"r"}"#,
+            r#"{"time":"2026-11-23T16:00:01.500000Z","session":"aa","sequence":1,"event":"command","command":1,"text":"select '\u001b]0;owned\u0007',\n\u202e1 \r hidden","parameters":["a\u001bb",null,{"binaryBytes":4},{"binaryBytes":2,"literal":"'a\u001b'::text"}],"verdict":"allow","policy":"p","rule":"r"}"#,
             r#"{"time":"2026-11-23T16:00:01.550000Z","session":"aa","sequence":2,"event":"result","command":1,"part":1,"columns":[{"name":"a\u001b","type":25},{"name":"b","type":23,"binary":true}],"shown":[["x\u001b[2J\n\"",null],["null",{"base64":"AAAABw=="}]]}"#,
             r#"{"time":"2026-11-23T16:00:01.550000Z","session":"aa","sequence":3,"event":"result","command":1,"part":2,"lines":["1\t\u202ex\n",{"cut":"abc","bytes":20000,"sha256":"00"}]}"#,
             r#"{"time":"2026-11-23T16:00:01.600000Z","session":"aa","sequence":4,"event":"outcome","command":1,"outcome":"failed","code":"22012","durationMicros":1500}"#,
@@ -169,6 +171,7 @@ began   2026-11-23T16:00:00.000000Z
               $1 = "a\u{1b}b"
               $2 = null
               $3 = {"binaryBytes":4}
+              $4 = 'a\u{1b}'::text
     +1.550  #1 shows "a\u001b" | "b"
               "x\u001b[2J\n\"" | null
               "null" | {"base64":"AAAABw=="}

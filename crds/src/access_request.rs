@@ -114,7 +114,8 @@ pub struct Command {
     /// JSON list. The approval is for commands of this digest.
     #[schemars(length(min = 71, max = 71), regex(pattern = "^sha256:[0-9a-f]{64}$"))]
     pub digest: String,
-    /// Its parameters in their order, each as a literal: `'text'`, or `NULL`.
+    /// Its parameters in their order, each as a literal: `'text'` where it came as text, `'42'::int4` where it came in binary form
+    /// and is of a well-known type, `\x0000002a (binary, type 600)` where of another, or `NULL`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128), inner(length(max = 4096)))]
     pub parameters: Vec<String>,

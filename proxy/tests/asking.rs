@@ -411,3 +411,47 @@ async fn a_driver_waits_at_its_execute_cancels_and_stays_in_step() {
     assert_eq!(client.query_one(&after, &[]).await.unwrap().get::<_, i32>(0), 7);
     assert_eq!(site.tables().await, ["story_driver"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_in_binary_form_are_shown_as_what_they_are_and_an_answer_is_for_these_alone() {
+    let mut site = Site::new().await;
+    let mut bundle = site.bundle(TERMS);
+    bundle.policies[0].rules.last_mut().unwrap().matcher.verbs = Some(vec!["Insert".to_owned()]);
+    let bundle = bundle.sealed();
+    site.publish(&bundle).await;
+    let one = site.replica(&bundle).await;
+    site.server.exec_sql_in("postgres", "create table orders(id int, note text)").await.unwrap();
+    let (client, _told) = site.driver(0, &one).await;
+
+    // The driver sends both values in binary form, and leaves it to the server of what types they are.
+    let insert = client.prepare("insert into orders values ($1, $2)").await.unwrap();
+    let running = client.execute(&insert, &[&42_i32, &"it's"]);
+    let answering = async {
+        let asked = site.request("insert into orders", pending).await;
+        assert_eq!(asked.spec.command.parameters, ["'42'::int4", "'it''s'::text"]);
+        site.answer("alice", "dba", &asked.name_any(), "Approve").unwrap();
+        asked.name_any()
+    };
+    let (ran, first) = tokio::join!(running, answering);
+    assert_eq!(ran.unwrap(), 1);
+
+    // Other values, or the same as text, are other commands: nobody has answered these.
+    let literal = "insert into orders values ('42', 'it''s')";
+    for (statement, id) in [("insert into orders values ($1, $2)", 43_i32), (literal, 0)] {
+        let insert = client.prepare(statement).await.unwrap();
+        let note = "it's";
+        let values: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[&id, &note];
+        let running = client.execute(&insert, if statement == literal { &[] } else { values });
+        let answering = async {
+            let asked = site.request(statement, |request| {
+                let status = request.status.as_ref();
+                request.name_any() != first && status.is_some_and(|status| status.phase == Phase::Pending)
+            });
+            site.answer("bob", "dba", &asked.await.name_any(), "Deny").unwrap();
+        };
+        let (ran, ()) = tokio::join!(running, answering);
+        assert!(ran.unwrap_err().to_string().contains("db error"));
+    }
+    let rows = site.server.exec_sql_in("postgres", "select id || ' ' || note from orders").await.unwrap();
+    assert_eq!(rows, [[Some("42 it's".to_owned())]]);
+}

@@ -52,7 +52,7 @@ pub enum Event<'a> {
         command: u64,
         /// The command, whole.
         text: &'a str,
-        /// Its parameters where they are text; `null` where they are not.
+        /// Its parameters; `null` for those that are none.
         #[serde(skip_serializing_if = "<[_]>::is_empty")]
         parameters: &'a [Parameter],
         /// What was decided.
@@ -156,18 +156,22 @@ pub struct WouldHave {
 pub enum Parameter {
     /// In text form.
     Text(String),
-    /// In binary form: not shown.
-    Binary(Opaque),
+    /// In binary form, or in none that the protocol knows.
+    Binary(Binary),
     /// SQL NULL or its like.
     Null,
 }
 
-/// The size of what is not shown.
+/// A parameter that did not come as text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Opaque {
+pub struct Binary {
     /// Bytes.
     #[serde(rename = "binaryBytes")]
     pub bytes: usize,
+    /// As people are shown it, whole; none where that would be too long. No two parameters are shown alike, and none like one that
+    /// came as text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub literal: Option<String>,
 }
 
 fn micros<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -11,8 +11,9 @@ use crate::{Bundle, Denial, DenyReason, IdentityName, Verdict};
 
 /// Bytes of a command, its parameters included, that a person can be expected to read.
 const LONGEST_SHOWN: usize = 32 * 1024;
-/// Bytes of one parameter, and parameters of a command, that are shown.
-const LONGEST_PARAMETER: usize = 4096;
+/// Bytes of one parameter that are shown.
+pub const LONGEST_PARAMETER: usize = 4096;
+/// Parameters of a command that are shown.
 const MOST_PARAMETERS: usize = 128;
 
 /// On what terms a rule asks.

@@ -34,7 +34,9 @@ mod trust;
 mod world;
 
 pub use action::{Action, Attribute, Fact, Object, ObjectKind, Operation, QualifiedName, Usage};
-pub use ask::{Approval, Ask, AskTerms, NotApproved, NotBy, Reply, Tally, can_be_shown, command_digest};
+pub use ask::{
+    Approval, Ask, AskTerms, LONGEST_PARAMETER, NotApproved, NotBy, Reply, Tally, can_be_shown, command_digest,
+};
 pub use bundle::{
     BUNDLE_VERSION, Bundle, BundleError, Effect, Matcher, ObjectMatcher, PolicyEntry, Rule, Subject, TargetRef,
     TlsMode, Upstream,

@@ -171,13 +171,13 @@ pub(crate) fn refusal(policy: &str, rule: &str, why: NotApproved) -> Denial {
 /// A command as people are shown it: whole, or not at all.
 fn shown(entry: &Entry<'_>) -> Result<(String, Vec<String>), &'static str> {
     let literal = |parameter: &Parameter| match parameter {
-        Parameter::Text(text) => Ok(format!("'{}'", text.replace('\'', "''"))),
-        Parameter::Null => Ok("NULL".to_owned()),
-        Parameter::Binary(_) => Err("a parameter in binary form cannot be shown: send it as text, or in the statement"),
+        Parameter::Text(text) => Some(format!("'{}'", text.replace('\'', "''"))),
+        Parameter::Null => Some("NULL".to_owned()),
+        Parameter::Binary(binary) => binary.literal.clone(),
     };
-    let parameters = entry.parameters.iter().map(literal).collect::<Result<Vec<_>, _>>()?;
-    if !can_be_shown(&entry.text, &parameters) {
-        return Err("what is too long to be shown whole is too long to be approved: send it in parts");
+    let parameters = entry.parameters.iter().map(literal).collect::<Option<Vec<_>>>();
+    match parameters {
+        Some(parameters) if can_be_shown(&entry.text, &parameters) => Ok((entry.text.clone().into_owned(), parameters)),
+        _ => Err("what is too long to be shown whole is too long to be approved: send it in parts"),
     }
-    Ok((entry.text.clone().into_owned(), parameters))
 }

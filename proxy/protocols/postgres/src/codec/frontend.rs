@@ -3,8 +3,10 @@
 //! Owns the types, limits and forms of those messages. Touches its arguments only. Invariant: a message that
 //! is taken apart here is taken apart whole; what does not fit to the last byte is malformed.
 
-use sallyport_core::record::{Opaque, Parameter};
+use sallyport_core::record::{Binary, Parameter};
+use sallyport_policy::LONGEST_PARAMETER;
 
+use super::binary::literal;
 use super::{CodecError, Fields, LARGEST, header, total};
 
 /// Longest Query or Parse: what a statement may come to.
@@ -69,6 +71,8 @@ pub(crate) fn frame(input: &[u8]) -> Result<Option<Frame>, CodecError> {
 pub(crate) struct Parse<'a> {
     pub(crate) name: &'a [u8],
     pub(crate) text: &'a [u8],
+    /// Four bytes for each parameter whose type it says, for [`types`].
+    pub(crate) types: &'a [u8],
 }
 
 /// Bind: a portal, the statement it runs, and the parameters.
@@ -99,10 +103,15 @@ pub(crate) fn query(body: &[u8]) -> Result<&[u8], CodecError> {
 pub(crate) fn parse(body: &[u8]) -> Result<Parse<'_>, CodecError> {
     let mut fields = Fields::new("Parse", body);
     let (name, text) = (fields.string()?, fields.string()?);
-    let types = fields.u16()?;
-    fields.bytes(usize::from(types) * 4)?;
+    let count = fields.u16()?;
+    let types = fields.bytes(usize::from(count) * 4)?;
     fields.end()?;
-    Ok(Parse { name, text })
+    Ok(Parse { name, text, types })
+}
+
+/// The types that a Parse says, or a ParameterDescription.
+pub(crate) fn types(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    bytes.as_chunks().0.iter().map(|of| u32::from_be_bytes(*of))
 }
 
 /// A Bind's body.
@@ -140,8 +149,8 @@ pub(crate) fn named<'a>(kind: &'static str, body: &'a [u8]) -> Result<(Space, &'
     Ok((space, name))
 }
 
-/// The values of a Bind as they are recorded.
-pub(crate) fn parameters(values: &[u8]) -> Vec<Parameter> {
+/// The values of a Bind as they are recorded; `of` knows the types of some.
+pub(crate) fn parameters(values: &[u8], of: impl Fn(usize) -> Option<u32>) -> Vec<Parameter> {
     let mut parameters = Vec::new();
     if !values.is_empty() {
         // `values` was walked when the Bind came; it cannot fail now.
@@ -150,7 +159,10 @@ pub(crate) fn parameters(values: &[u8]) -> Vec<Parameter> {
                 None => Parameter::Null,
                 Some(bytes) => match (format, std::str::from_utf8(bytes)) {
                     (0, Ok(text)) => Parameter::Text(text.to_owned()),
-                    _ => Parameter::Binary(Opaque { bytes: bytes.len() }),
+                    _ => {
+                        let literal = literal(of(parameters.len()), format, bytes, LONGEST_PARAMETER);
+                        Parameter::Binary(Binary { bytes: bytes.len(), literal })
+                    }
                 },
             });
         });
@@ -198,6 +210,11 @@ pub(crate) mod build {
     }
     pub(crate) fn parse(name: &str, text: &str) -> Vec<u8> {
         one(b'P', &[name.as_bytes(), b"\0", text.as_bytes(), b"\0", &[0, 0]])
+    }
+    pub(crate) fn parse_of(name: &str, text: &str, types: &[u32]) -> Vec<u8> {
+        let mut tail = u16::try_from(types.len()).unwrap().to_be_bytes().to_vec();
+        tail.extend(types.iter().flat_map(|of| of.to_be_bytes()));
+        one(b'P', &[name.as_bytes(), b"\0", text.as_bytes(), b"\0", &tail])
     }
     pub(crate) fn bind(portal: &str, statement: &str, values: &[Option<&[u8]>], format: u16) -> Vec<u8> {
         let mut tail = vec![0, 1];
@@ -305,7 +322,8 @@ mod tests {
             let built = build::query(&text);
             prop_assert_eq!(query(body(&built)).unwrap(), text.as_bytes());
             let built = build::parse(&name, &text);
-            prop_assert_eq!(parse(body(&built)).unwrap(), Parse { name: name.as_bytes(), text: text.as_bytes() });
+            let wanted = Parse { name: name.as_bytes(), text: text.as_bytes(), types: &[] };
+            prop_assert_eq!(parse(body(&built)).unwrap(), wanted);
             let refs: Vec<Option<&[u8]>> = values.iter().map(Option::as_deref).collect();
             let built = build::bind(&name, &text, &refs, format);
             let read = bind(body(&built)).unwrap();
@@ -314,10 +332,10 @@ mod tests {
                 None => Parameter::Null,
                 Some(bytes) => match (format, std::str::from_utf8(bytes)) {
                     (0, Ok(text)) => Parameter::Text(text.to_owned()),
-                    _ => Parameter::Binary(Opaque { bytes: bytes.len() }),
+                    _ => Parameter::Binary(Binary { bytes: bytes.len(), literal: literal(Some(17), format, bytes, 4096) }),
                 },
             }).collect();
-            prop_assert_eq!(parameters(read.values), wanted);
+            prop_assert_eq!(parameters(read.values, |_| Some(17)), wanted);
             let built = build::execute(&name);
             prop_assert_eq!(execute(body(&built)).unwrap(), name.as_bytes());
             let built = build::close(b'P', &name);
@@ -330,9 +348,9 @@ mod tests {
         fn arbitrary_bodies_never_panic(bytes: Vec<u8>) {
             let _ = (frame(&bytes), query(&bytes), parse(&bytes), execute(&bytes), named("Close", &bytes));
             if let Ok(bind) = bind(&bytes) {
-                parameters(bind.values);
+                parameters(bind.values, |_| None);
             }
-            parameters(&bytes);
+            parameters(&bytes, |n| u32::try_from(n).ok());
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Invariant: no memory is taken for a length that was not checked, and no byte sequence panics.
 
 pub(crate) mod backend;
+pub(crate) mod binary;
 pub(crate) mod frontend;
 pub(crate) mod startup;
 

@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use sallyport_core::Fault;
 use sallyport_core::protocol::Outcome;
 
-use super::{Awaits, Conversation, InFlight, Passing, Skip};
+use super::{Awaits, Conversation, InFlight, Passing, Skip, types};
 use crate::codec::backend::{self, ERROR_PEEK, Frame, Kind, Status};
 use crate::codec::frontend::Space;
 use crate::codec::{CodecError, HEADER};
@@ -135,6 +135,11 @@ impl Conversation {
                 }
                 self.complete(outcomes)?;
                 return Ok(Fate::Replaced(Bytes::new()));
+            }
+            (Kind::ParameterDescription, Some(Awaits::Describe)) => {
+                if let Some(description) = self.queue.front().and_then(|entry| entry.describes.as_ref()) {
+                    types::describe(description, body);
+                }
             }
             (Kind::RowDescription, Some(Awaits::Query)) => self.rows_are(0, body)?,
             (Kind::CopyOutResponse, _) => self.copy_begins(body)?,
@@ -311,6 +316,9 @@ impl Conversation {
             Kind::CopyData if kept || self.masks_copy() => whole(LONGEST_ROW),
             Kind::ErrorResponse | Kind::NoticeResponse | Kind::NotificationResponse if veiled => {
                 Ok(frame.total.min(LONGEST_TEXTS))
+            }
+            Kind::ParameterDescription if self.queue.front().is_some_and(|entry| entry.describes.is_some()) => {
+                Ok(if frame.total <= HEADER + types::LONGEST { frame.total } else { HEADER })
             }
             // How many values there are stands first.
             Kind::DataRow => Ok(frame.total.min(HEADER + 2)),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes, BytesMut};
 use sallyport_core::Fault;
 use sallyport_core::protocol::{Described, Entry, Next};
+use sallyport_core::record::Parameter;
 use sallyport_policy::{Action, Denial};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::block_in_place;
@@ -16,6 +17,7 @@ use tokio::task::block_in_place;
 use super::curb::Spent;
 use super::names::{LONGEST_NAME, Meaning, NO_SEGMENT, Portal, Statement};
 use super::spoken::{gives_names, runs_names, speaks_of_names};
+use super::types::Types;
 use super::{Awaits, Conversation, Effect, InFlight, MOST_IN_FLIGHT, Skip};
 use crate::codec::backend::ready_for_query;
 use crate::codec::frontend::{self, Frame, Kind, Space};
@@ -183,6 +185,11 @@ impl Command {
         }
     }
 
+    /// Whether it is one that runs with values of which it is not known which they are.
+    pub(super) const fn has_doubtful_values(&self) -> bool {
+        matches!(&self.what, What::Execute(Ok(portal)) if !portal.sure)
+    }
+
     /// Whether it does nothing but end the transaction, or go back in it.
     pub(super) fn concludes(&self) -> bool {
         let concludes = |described: &sql::Described| {
@@ -240,7 +247,7 @@ impl Command {
             },
             What::Execute(Ok(portal)) => Described {
                 action: Ok(portal.meaning.action()),
-                entry: entry(portal.meaning.text(), frontend::parameters(&portal.values), true),
+                entry: entry(portal.meaning.text(), parameters(portal), true),
             },
             What::Bind(Err(own)) | What::Execute(Err(own)) => {
                 Described { action: Err(own.denial()), entry: entry(Cow::Borrowed(&own.cause), Vec::new(), false) }
@@ -316,7 +323,7 @@ impl Conversation {
             }
             Kind::Parse => {
                 let parse = frontend::parse(body)?;
-                What::Parse(self.statement(parse.name, parse.text))
+                What::Parse(self.statement(&parse))
             }
             Kind::Bind => {
                 let bind = frontend::bind(body)?;
@@ -348,13 +355,15 @@ impl Conversation {
         Ok(described)
     }
 
-    fn statement(&self, name: &[u8], text: &[u8]) -> Result<Arc<Statement>, Own> {
+    fn statement(&self, parse: &frontend::Parse<'_>) -> Result<Arc<Statement>, Own> {
+        let &frontend::Parse { name, text, types } = parse;
         name_fits(name)?;
-        if self.statements.is_full(name, text.len()) {
+        if self.statements.is_full(name, text.len() + types.len()) {
             return Err(Own::new("54000", "this session has too many prepared statements: close some"));
         }
         let described = self.understand(text)?;
-        Ok(Arc::new(Statement { text: String::from_utf8_lossy(text).into(), described }))
+        let text = String::from_utf8_lossy(text).into();
+        Ok(Arc::new(Statement { text, described, types: Types::given(types) }))
     }
 
     fn portal(&self, bind: &frontend::Bind<'_>, raw: &Bytes) -> Result<Portal, Own> {
@@ -371,7 +380,7 @@ impl Conversation {
             1..=COPIED_VALUES => Bytes::copy_from_slice(bind.values),
             _ => raw.slice_ref(bind.values),
         };
-        Ok(Portal { meaning, values, spent: Arc::default() })
+        Ok(Portal { meaning, values, sure: true, spent: Arc::default() })
     }
 
     /// What happens to a message that comes before the Sync that is waited for.
@@ -512,7 +521,16 @@ impl Conversation {
                 }
                 entry
             }
-            What::Plain(Kind::Describe) => InFlight::new(Awaits::Describe, None),
+            What::Plain(Kind::Describe) => {
+                let mut entry = InFlight::new(Awaits::Describe, None);
+                if let (Space::Statement, name) = frontend::named("Describe", command.body()).map_err(fault)?
+                    && let Some(Meaning::One(statement)) = self.statements.meaning(name, self.segment)
+                {
+                    // What is answered is of this statement or an error: the name can stand for no other.
+                    entry.describes = Some(statement.types.description());
+                }
+                entry
+            }
             What::Plain(Kind::Close) => {
                 let (space, name) = frontend::named("Close", command.body()).map_err(fault)?;
                 let mut entry = InFlight::new(Awaits::Close, None);
@@ -559,6 +577,11 @@ impl Conversation {
         self.serial += 1;
         Effect { space, name: name.into(), serial: self.serial }
     }
+}
+
+/// What a portal runs with.
+fn parameters(portal: &Portal) -> Vec<Parameter> {
+    frontend::parameters(&portal.values, |number| portal.meaning.type_of(number))
 }
 
 /// Whether a text makes the server check what was put off to the end of the transaction.

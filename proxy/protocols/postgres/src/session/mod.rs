@@ -15,6 +15,7 @@ mod shown;
 mod spoken;
 #[cfg(test)]
 mod tests;
+mod types;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use self::curb::{Budget, Curb};
 pub(crate) use self::hidden::masks_at_login;
 use self::names::{Meaning, Names, Portal};
 use self::shown::{Keep, Shown};
+use self::types::Description;
 use crate::cancel::Registered;
 use crate::codec::backend::{Status, ready_for_query};
 use crate::codec::frontend::Space;
@@ -135,6 +137,8 @@ struct InFlight {
     failed: Option<[u8; 5]>,
     /// The name that it gives a meaning.
     effect: Option<Effect>,
+    /// Where what it tells of a statement's parameters goes.
+    describes: Option<Description>,
     /// It gives names a meaning by SQL.
     names: bool,
     /// It is a constant in the place of a refused command: its error is replaced with this.
@@ -184,6 +188,7 @@ impl InFlight {
             passed: 0,
             failed: None,
             effect: None,
+            describes: None,
             names: false,
             refusal: None,
             copies_out: false,
@@ -374,8 +379,14 @@ impl protocol::Conversation for Conversation {
     }
 
     fn hides(&self, command: &Command) -> Option<&'static str> {
-        command.runs_by_name().then_some(
-            "it runs another statement by its name, which does not show that statement: send the statement itself",
+        if command.runs_by_name() {
+            return Some(
+                "it runs another statement by its name, which does not show that statement: send the statement itself",
+            );
+        }
+        // Else people would be shown the values of one Bind, and those of another would run.
+        command.has_doubtful_values().then_some(
+            "its portal may still stand for what was bound before: wait for the answers to what was sent ahead of it",
         )
     }
 

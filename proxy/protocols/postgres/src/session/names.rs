@@ -16,6 +16,7 @@ use bytes::Bytes;
 use sallyport_policy::{Action, Fields};
 
 use super::curb::Spent;
+use super::types::Types;
 use crate::sql;
 
 /// Names longer than this are cut by the server: two of them could be one there.
@@ -37,6 +38,8 @@ pub(crate) const NO_SEGMENT: u64 = u64::MAX;
 pub(crate) struct Statement {
     pub(crate) text: Box<str>,
     pub(crate) described: Arc<sql::Described>,
+    /// Of its parameters.
+    pub(crate) types: Types,
 }
 
 /// What would run: one statement, or any of several.
@@ -76,10 +79,19 @@ impl Meaning {
         }
     }
 
+    /// The type of the parameter of that number, where it is certain.
+    pub(super) fn type_of(&self, number: usize) -> Option<u32> {
+        match self {
+            Self::One(statement) => statement.types.of(number),
+            // Each would read the same bytes in its own way.
+            Self::Any(_) => None,
+        }
+    }
+
     /// The same statements as `front` understands them.
     pub(super) fn reread(&self, front: &sql::Front) -> Self {
         let reread = |statement: &Arc<Statement>| {
-            let Statement { text, described } = &**statement;
+            let Statement { text, described, types } = &**statement;
             let kind = described.kinds.first().cloned().unwrap_or(sql::StatementKind::Other);
             // Of a PREPARE its text is kept; what it does when it runs is in there.
             let action =
@@ -91,7 +103,8 @@ impl Meaning {
                 actions: vec![action],
                 loses: described.loses,
             };
-            Arc::new(Statement { text: text.clone(), described: Arc::new(described) })
+            // The server reads it anew, but its parameters keep their types.
+            Arc::new(Statement { text: text.clone(), described: Arc::new(described), types: types.clone() })
         };
         let statements: Vec<_> = self.statements().iter().map(reread).collect();
         let meanings: Vec<_> = statements.into_iter().map(Self::One).collect();
@@ -129,6 +142,8 @@ pub(crate) struct Portal {
     pub(crate) meaning: Meaning,
     /// As [`crate::codec::frontend::parameters`] reads them.
     pub(crate) values: Bytes,
+    /// Whether these are certain: not where it may be what another Bind made of the same statement.
+    pub(crate) sure: bool,
     /// What it has answered so far.
     pub(crate) spent: Arc<Spent>,
 }
@@ -145,7 +160,7 @@ pub(crate) trait Value: Clone {
 
 impl Value for Meaning {
     fn weight(&self) -> usize {
-        self.statements().iter().map(|statement| statement.text.len()).sum()
+        self.statements().iter().map(|statement| statement.text.len() + statement.types.weight()).sum()
     }
     fn any<'a>(values: impl Iterator<Item = &'a Self>) -> Option<Self> {
         Self::union(values)
@@ -157,10 +172,15 @@ impl Value for Portal {
         self.values.len()
     }
     fn any<'a>(values: impl Iterator<Item = &'a Self>) -> Option<Self> {
-        let mut last = None;
-        let meaning = Meaning::union(values.inspect(|portal| last = Some(*portal)).map(|portal| &portal.meaning))?;
-        let last: &Self = last?;
-        Some(Self { meaning, values: last.values.clone(), spent: Arc::clone(&last.spent) })
+        let mut last: Option<&Self> = None;
+        let mut sure = true;
+        let meaning = Meaning::union(values.map(|portal| {
+            sure &= portal.sure && last.is_none_or(|before| before.values == portal.values);
+            last = Some(portal);
+            &portal.meaning
+        }))?;
+        let last = last?;
+        Some(Self { meaning, values: last.values.clone(), sure, spent: Arc::clone(&last.spent) })
     }
 }
 

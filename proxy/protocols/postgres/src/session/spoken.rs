@@ -9,6 +9,7 @@ use sallyport_policy::{Action, Fact, Fields, Operation};
 
 use super::client::Own;
 use super::names::{LONGEST_NAME, Meaning, NO_SEGMENT, Portal, Statement};
+use super::types::Types;
 use super::{Conversation, Effect};
 use crate::codec::frontend::Space;
 use crate::sql::{Described, Loss, StatementKind};
@@ -122,13 +123,21 @@ impl Conversation {
                     actions: vec![action.clone()],
                     loses: described.loses,
                 };
-                Meaning::One(Arc::new(Statement { text: text.into(), described: Arc::new(described) }))
+                Meaning::One(Arc::new(Statement {
+                    text: text.into(),
+                    described: Arc::new(described),
+                    types: Types::default(),
+                }))
             });
             match space {
                 Space::Statement => self.statements.sent(name.as_bytes(), noted.serial, segment, meaning),
                 Space::Portal => {
-                    let portal =
-                        meaning.map(|meaning| Portal { meaning, values: bytes::Bytes::new(), spent: Arc::default() });
+                    let portal = meaning.map(|meaning| Portal {
+                        meaning,
+                        values: bytes::Bytes::new(),
+                        sure: true,
+                        spent: Arc::default(),
+                    });
                     self.portals.sent(name.as_bytes(), noted.serial, segment, portal);
                 }
             }

@@ -14,6 +14,7 @@ mod curb;
 mod hostile;
 mod model;
 mod shown;
+mod values;
 mod waiting;
 
 /// A session, its three buffers, and what is refused: every text that contains `secret`.

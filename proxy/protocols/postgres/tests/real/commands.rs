@@ -22,7 +22,13 @@ async fn statements_run_and_are_recorded_with_their_parameters_and_outcomes() {
     assert_eq!(stage.truth("select count(*) from orders where id > 6").await, "2");
     let commands = stage.records.of("command");
 
-    assert_eq!(commands[0]["parameters"], json!([{"binaryBytes": 4}, {"binaryBytes": 5}]));
+    assert_eq!(
+        commands[0]["parameters"],
+        json!([
+            {"binaryBytes": 4, "literal": "'7'::int4"},
+            {"binaryBytes": 5, "literal": "'seven'::text"}
+        ])
+    );
     assert_eq!(commands[1]["parameters"][1], json!(null));
     let outcomes = stage.records.outcomes(commands.len()).await;
     assert!(outcomes.iter().all(|outcome| outcome["outcome"] == "completed" && outcome["rows"] == 1), "{outcomes:?}");

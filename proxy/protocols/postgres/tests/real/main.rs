@@ -13,3 +13,4 @@ mod masks;
 mod opening;
 mod raw;
 mod stage;
+mod values;

@@ -1,0 +1,142 @@
+//! What values are shown as, whatever a client says of them: by the type that the server reads them by, or as bytes.
+
+use sallyport_core::record::Parameter;
+
+use super::*;
+
+/// A ParameterDescription, with the NoData behind it.
+fn described(types: &[u32]) -> Vec<u8> {
+    let mut body = u16::try_from(types.len()).unwrap().to_be_bytes().to_vec();
+    body.extend(types.iter().flat_map(|of| of.to_be_bytes()));
+    let mut out = BytesMut::new();
+    codec::message(&mut out, b't', &[&body]);
+    codec::message(&mut out, b'n', &[]);
+    out.to_vec()
+}
+
+const FORTY_TWO: &[u8] = &[0, 0, 0, 42];
+const AS_BYTES: &str = r"\x0000002a (binary, of a type that is not known here)";
+
+impl Rig {
+    /// What is shown of the values of the next message, an Execute that was not judged yet, and whether people may be asked.
+    fn shown(&mut self, execute: &[u8]) -> (Vec<String>, Option<&'static str>) {
+        self.input.extend_from_slice(execute);
+        let Next::Command(command) = self.session.next(&mut self.input, &mut self.client).unwrap() else { panic!() };
+        let entry = self.session.describe(&command).entry.unwrap();
+        let literal = |parameter: Parameter| match parameter {
+            Parameter::Binary(binary) => binary.literal.unwrap(),
+            other => format!("{other:?}"),
+        };
+        let hides = self.session.hides(&command);
+        let shown = entry.parameters.into_iter().map(literal).collect();
+        self.judge(&command).unwrap();
+        (shown, hides)
+    }
+
+    fn shows(&mut self, portal: &str) -> Vec<String> {
+        let (shown, hides) = self.shown(&execute(portal));
+        assert_eq!(hides, None);
+        shown
+    }
+}
+
+#[test]
+fn the_type_that_a_parse_gives_is_the_one_that_is_shown() {
+    let mut rig = Rig::new();
+    rig.send(&[parse_of("a", "select $1", &[23]), bind("", "a", &[Some(FORTY_TWO)], 1)]);
+    assert_eq!(rig.shows(""), ["'42'::int4"]);
+    rig.send(&[parse_of("b", "select $1", &[26]), bind("", "b", &[Some(FORTY_TWO)], 1)]);
+    assert_eq!(rig.shows(""), ["'42'::oid"]);
+    // The server infers these, and has not said what.
+    for open in [0, 705] {
+        rig.send(&[parse_of("", "select $1", &[open]), bind("", "", &[Some(FORTY_TWO)], 1)]);
+        assert_eq!(rig.shows(""), [AS_BYTES]);
+    }
+}
+
+#[test]
+fn what_the_server_describes_is_shown_of_the_statement_that_it_described() {
+    let mut rig = Rig::new();
+    rig.send(&[parse("a", "select $1"), describe(b'S', "a"), sync()]);
+    assert_eq!(rig.serve(&[bare("1"), described(&[23]), ready(b'I')]), "1 t n ZI");
+    rig.send(&[bind("", "a", &[Some(FORTY_TWO)], 1)]);
+    assert_eq!(rig.shows(""), ["'42'::int4"]);
+    rig.send(&[sync()]);
+    rig.serve(&[bare("2"), done("SELECT 1"), ready(b'I')]);
+
+    // The same name, another statement: what was said of the first says nothing of it.
+    rig.send(&[close(b'S', "a"), parse("a", "select $1 || ''"), bind("", "a", &[Some(FORTY_TWO)], 1)]);
+    assert_eq!(rig.shows(""), [AS_BYTES]);
+    rig.send(&[sync()]);
+    rig.serve(&[bare("3"), bare("1"), bare("2"), done("SELECT 1"), ready(b'I')]);
+    // In whatever pieces it comes.
+    rig.send(&[describe(b'S', "a"), sync()]);
+    let bytes = [described(&[25]), ready(b'I')].concat();
+    let mut held = BytesMut::new();
+    for byte in bytes {
+        held.extend_from_slice(&[byte]);
+        rig.session.answer(&mut held, &mut rig.client, &mut rig.outcomes).unwrap();
+    }
+    assert_eq!(rig.seen(), "t n ZI");
+    rig.send(&[bind("", "a", &[Some(b"*")], 1)]);
+    assert_eq!(rig.shows(""), ["'*'::text"]);
+}
+
+#[test]
+fn a_description_that_comes_late_is_of_what_was_described_and_not_of_what_bears_its_name_by_then() {
+    let mut rig = Rig::new();
+    rig.send(&[parse("a", "select $1::int4"), sync()]);
+    rig.serve(&[bare("1"), ready(b'I')]);
+    // Described, closed and prepared anew in one go; the answers come afterwards.
+    rig.send(&[describe(b'S', "a"), close(b'S', "a"), parse("a", "select $1::oid"), sync()]);
+    rig.serve(&[described(&[23]), bare("3"), bare("1"), ready(b'I')]);
+    rig.send(&[bind("", "a", &[Some(FORTY_TWO)], 1)]);
+    assert_eq!(rig.shows(""), [AS_BYTES]);
+}
+
+#[test]
+fn of_a_name_that_may_stand_for_two_statements_nothing_is_learned() {
+    let mut rig = Rig::new();
+    rig.send(&[parse("a", "select $1::int4"), sync()]);
+    rig.serve(&[bare("1"), ready(b'I')]);
+    // It is not known whether the second segment fails before its Close.
+    rig.send(&[parse("x", "select fails"), close(b'S', "a"), parse_of("a", "select $1::oid", &[26]), sync()]);
+    rig.send(&[describe(b'S', "a"), bind("p", "a", &[Some(FORTY_TWO)], 1)]);
+    let (shown, hides) = rig.shown(&execute("p"));
+    assert_eq!(shown, [AS_BYTES]);
+    assert!(hides.is_some(), "people would not see which statement runs");
+    rig.send(&[sync()]);
+    // It did: what is described is the first one.
+    rig.serve(&[error("42P01"), ready(b'I'), described(&[23]), bare("2"), done("SELECT 1"), ready(b'I')]);
+    rig.send(&[close(b'S', "a"), parse("a", "select $1::oid"), bind("", "a", &[Some(FORTY_TWO)], 1)]);
+    assert_eq!(rig.shows(""), [AS_BYTES]);
+}
+
+#[test]
+fn nobody_is_asked_about_values_that_may_be_those_of_another_bind() {
+    let mut rig = Rig::new();
+    rig.send(&[query("begin"), parse_of("a", "select $1", &[23]), bind("p", "a", &[Some(FORTY_TWO)], 1), sync()]);
+    rig.send(&[query("savepoint s")]);
+    // Fails: then the portal with the first value is still there once the transaction is gone back in.
+    rig.send(&[parse("x", "select fails"), close(b'P', "p"), bind("p", "a", &[Some(&[0, 0, 0, 1])], 1), sync()]);
+    rig.send(&[query("rollback to s")]);
+    let (_, hides) = rig.shown(&execute("p"));
+    assert!(hides.unwrap().contains("may still stand for what was bound before"));
+    rig.send(&[sync()]);
+    rig.serve(&[done("BEGIN"), ready(b'T'), bare("1"), bare("2"), ready(b'T')]);
+    rig.serve(&[done("SAVEPOINT"), ready(b'T'), error("42P01"), ready(b'E')]);
+    rig.serve(&[done("ROLLBACK"), ready(b'T'), done("SELECT 1"), ready(b'T')]);
+    // With all answers there, it is the first again, for certain.
+    assert_eq!(rig.shows("p"), ["'42'::int4"]);
+}
+
+#[test]
+fn under_another_search_path_a_statement_keeps_the_types_of_its_parameters() {
+    let mut rig = Rig::new();
+    rig.send(&[parse("a", "select $1"), sync()]);
+    rig.serve(&[bare("1"), ready(b'I')]);
+    rig.send(&[describe(b'S', "a"), sync(), query("set search_path = other")]);
+    rig.serve(&[described(&[23]), ready(b'I'), done("SET"), ready(b'I')]);
+    rig.send(&[bind("", "a", &[Some(FORTY_TWO)], 1)]);
+    assert_eq!(rig.shows(""), ["'42'::int4"]);
+}
