@@ -68,7 +68,8 @@ fn tell(entries: &[Entry], out: &mut impl Write) -> std::io::Result<()> {
         match entry.event.as_str() {
             "open" => opening(entry, out)?,
             "command" => command(entry, out)?,
-            "result" => result(entry, out)?,
+            "result" => result(entry, "shows", out)?,
+            "data" => result(entry, "sends", out)?,
             "outcome" => outcome(entry, out)?,
             "close" => writeln!(out, "the session ends: {}", shown(entry.reason.as_deref().unwrap_or("-")))?,
             // A newer proxy knows more events.
@@ -112,18 +113,18 @@ fn command(entry: &Entry, out: &mut impl Write) -> std::io::Result<()> {
     }
 }
 
-/// What the client was shown: a row a line, each value as JSON has it.
-fn result(entry: &Entry, out: &mut impl Write) -> std::io::Result<()> {
+/// What the client was shown, a row a line, or has sent; each value as JSON has it.
+fn result(entry: &Entry, verb: &str, out: &mut impl Write) -> std::io::Result<()> {
     let list = |field: &str| entry.more.get(field).and_then(Value::as_array).into_iter().flatten();
     let told = |value: &Value| shown(&value.to_string());
-    write!(out, "#{} shows", entry.command.unwrap_or_default())?;
+    write!(out, "#{} {verb}", entry.command.unwrap_or_default())?;
     let names: Vec<_> = list("columns").map(|column| told(column.get("name").unwrap_or(&Value::Null))).collect();
     writeln!(out, "{}{}", if names.is_empty() { "" } else { " " }, names.join(" | "))?;
     for row in list("shown") {
         let values: Vec<_> = row.as_array().into_iter().flatten().map(told).collect();
         writeln!(out, "{:>14}{}", "", values.join(" | "))?;
     }
-    for line in list("lines") {
+    for line in list("lines").chain(list("sent")) {
         writeln!(out, "{:>14}{}", "", told(line))?;
     }
     Ok(())

@@ -216,7 +216,8 @@ pub struct Resources {
 #[serde(rename_all = "camelCase")]
 pub struct RecordingSpec {
     /// How much is recorded. Commands: every command before it is forwarded, and how it ended. Full: that, and the rows and
-    /// lines that its client is shown, masked as they are shown and before they are. None: sessions and refusals.
+    /// lines that its client is shown, masked as they are shown and before they are, and what it copies in. None: sessions
+    /// and refusals.
     #[serde(default)]
     pub level: RecordingLevel,
     /// What a record must have come through before its command runs.
@@ -261,10 +262,10 @@ pub enum RecordingLevel {
     /// Every command, before it is forwarded; a command that cannot be recorded is refused.
     #[default]
     Commands,
-    /// That, and what the client is shown of each result, behind masks and limits: rows, and lines of COPY TO. It is
-    /// written before it is shown; where it cannot be, the session ends (unless `onFailure` is Continue). Records grow by
-    /// what is read, and each holds data of the target: who may read records may read that. Not kept: what a client sends
-    /// in COPY FROM, errors, notices and notifications. A row of more than 64 MiB ends the session.
+    /// That, what the client is shown of each result, behind masks and limits (rows, and lines of COPY TO), and what it
+    /// sends in COPY FROM. It is written before it goes on; where it cannot be, the session ends (unless `onFailure` is
+    /// Continue). Records grow by what is read and copied, and hold data of the target: who may read records may read that.
+    /// Not kept: errors, notices and notifications. A row of more than 64 MiB ends the session.
     Full,
     /// Sessions and refusals, where that is possible.
     None,

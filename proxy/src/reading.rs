@@ -111,8 +111,8 @@ impl Printer {
                     writeln!(out, "{}", command(&asked, Some(&record)))?;
                 }
             }
-            // What a client was shown is for a program (--json) or a replay: this is one line a command.
-            ("result", _) => {}
+            // What a client was shown or has sent is for a program (--json) or a replay: this is one line a command.
+            ("result" | "data", _) => {}
             _ => writeln!(out, "{}", session(&record))?,
         }
         Ok(())

@@ -626,7 +626,7 @@ impl Gate {
         }
     }
 
-    /// Records what a client is about to be shown. Where it cannot be, and nothing may happen without its record, the
+    /// Records what a client is about to be shown, or what it has sent. Where it cannot be, and nothing may happen without its record, the
     /// session ends before it is.
     pub(crate) fn show(&mut self, part: &Part) -> Result<(), Fault> {
         let world = self.feed.current();

@@ -164,7 +164,8 @@ pub trait Conversation: Send {
         !wanted
     }
 
-    /// What the last answer has written for the client, as far as it was to be told: asked before any of it is sent.
+    /// What the last answer has written for the client, or the last command for the target beside itself, as far as it was
+    /// to be told: asked before any of it is sent.
     fn shown(&mut self) -> Vec<Part> {
         Vec::new()
     }

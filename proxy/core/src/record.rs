@@ -76,6 +76,16 @@ pub enum Event<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         lines: Option<Lines<'a>>,
     },
+    /// A part of what the client sends beside a command: the data of a copy, as it is sent. Written before any of it goes
+    /// upstream.
+    Data {
+        /// Which.
+        command: u64,
+        /// Counts the parts of a command from 1.
+        part: u64,
+        /// Pieces of one stream.
+        sent: Lines<'a>,
+    },
     /// A command that was allowed came to its end.
     Outcome {
         /// Which.

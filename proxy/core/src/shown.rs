@@ -1,4 +1,4 @@
-//! What a client is shown of a command's result, in the form in which it is recorded.
+//! What a client is shown of a command's result, and what it sends beside a command, in the form in which it is recorded.
 //!
 //! Owns that form and its bounds. Touches memory only. Invariants: a value is told whole or by its beginning, its size
 //! and its hash, so that whoever has it can be proven to have been shown it; however large a result is, one part of it
@@ -45,6 +45,8 @@ pub enum Layout {
     Rows,
     /// Lines of a copy.
     Lines,
+    /// What the client sends for a copy: a stream, whole, in pieces of any size.
+    Sent,
 }
 
 /// A part of what the client of one command is shown.
@@ -157,6 +159,25 @@ impl Part {
         &self.bytes
     }
 
+    /// Adds what a client sent. All of it is kept: of a stream, one piece hangs on the other. A character that stands in
+    /// two pieces leaves the rest of them readable.
+    pub fn sent(&mut self, data: &[u8], binary: bool) {
+        for piece in data.chunks(LONGEST_VALUE) {
+            let head = piece.iter().take(3).take_while(|byte| (0x80..0xc0).contains(*byte)).count();
+            let (head, rest) = piece.split_at_checked(head).unwrap_or((piece, b""));
+            let whole = match std::str::from_utf8(rest) {
+                Err(error) if error.error_len().is_none() => error.valid_up_to(),
+                _ => rest.len(),
+            };
+            let (middle, tail) = rest.split_at_checked(whole).unwrap_or((rest, b""));
+            let parts = if binary { [piece, b"", b""] } else { [head, middle, tail] };
+            for part in parts.into_iter().filter(|part| !part.is_empty()) {
+                self.value(Some(part), binary);
+                self.end_row();
+            }
+        }
+    }
+
     /// As it is recorded.
     #[must_use]
     pub fn event(&self) -> Event<'_> {
@@ -164,6 +185,7 @@ impl Part {
         let (shown, lines) = match self.layout {
             Layout::Rows => (Some(Rows(self)), None),
             Layout::Lines => (None, Some(Lines(self))),
+            Layout::Sent => return Event::Data { command: self.command, part: self.number, sent: Lines(self) },
         };
         Event::Result { command: self.command, part: self.number, columns, shown, lines }
     }
@@ -330,6 +352,35 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_was_sent_is_kept_whole_in_whatever_pieces(
+            text in "(\\PC|[äß€😀]){0,200}", times in 1_usize..200, cuts: Vec<prop::sample::Index>, binary: bool,
+        ) {
+            let text = text.repeat(times);
+            let data = text.as_bytes();
+            let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(data.len() + 1)).chain([0, data.len()]).collect();
+            cuts.sort_unstable();
+            let mut part = Part::new(1, 1, Layout::Sent, None);
+            for piece in cuts.windows(2) {
+                part.sent(&data[piece[0]..piece[1]], binary);
+            }
+            let told = told(&part);
+            let mut back = Vec::new();
+            let mut readable = 0;
+            for piece in told["sent"].as_array().unwrap() {
+                match piece {
+                    Json::String(text) => {
+                        readable += text.len();
+                        back.extend_from_slice(text.as_bytes());
+                    }
+                    other => back.extend(STANDARD.decode(other["base64"].as_str().unwrap()).unwrap()),
+                }
+            }
+            prop_assert_eq!(&back, data);
+            let torn = 8 * (cuts.len() + data.len() / LONGEST_VALUE + 1);
+            prop_assert!(if binary { readable == 0 } else { readable + torn >= data.len() }, "{} of {}", readable, data.len());
+        }
+
         #[test]
         fn every_value_is_told_whole_or_can_be_proven(
             rows in prop::collection::vec(prop::collection::vec(prop::option::of(

@@ -61,6 +61,11 @@ impl Sluice {
         }
     }
 
+    /// Nothing that waits is let through any more.
+    pub(crate) const fn shut(&mut self) {
+        self.shut = true;
+    }
+
     /// How much waits, for whoever bounds it.
     pub(crate) fn len(&self) -> usize {
         self.held.iter().map(|(_, bytes)| bytes.len() + EACH).sum()

@@ -61,7 +61,7 @@ pub enum RecordingLevel {
     None,
     /// Every command before it runs, and its outcome; no record, no command.
     Commands,
-    /// That, and what its client is shown of its result, before it is shown; no record, no result.
+    /// That, and what its client is shown of its result, or copies in, before it is; no record, no result.
     Full,
 }
 

@@ -29,13 +29,16 @@ fn masked() -> Vec<PolicyEntry> {
 }
 
 fn results(guarded: &Guarded) -> Vec<Value> {
+    records(guarded).into_iter().filter(|record| record["event"] == "result").collect()
+}
+
+fn records(guarded: &Guarded) -> Vec<Value> {
     // By the proxy's own reader: closed files are compressed meanwhile.
     let mut reader = Command::new(proxy_binary().unwrap());
     let records =
         reader.args(["records", "--json", "--records-dir"]).arg(guarded.dir().join("records")).output().unwrap();
     let records = String::from_utf8(records.stdout).unwrap();
-    let records = records.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    records.filter(|record| record["event"] == "result").collect()
+    records.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// What the proxy's own checker and the command line make of the records.
@@ -137,6 +140,39 @@ async fn where_there_is_no_room_no_row_is_seen_that_is_not_on_record() {
         assert!(seen.len() > 100 && seen.is_subset(&recorded), "{} seen, {} on record", seen.len(), recorded.len());
         assert!(said.closed && said.errors()[0].starts_with("53100"), "{:?}", said.errors());
     }
+}
+
+/// What an agent writes by COPY is on record as well, and what cannot be is not written.
+#[tokio::test]
+async fn the_data_of_a_copy_is_on_record_or_has_no_effect() {
+    let mut guarded = Guarded::start(policy::allow_all()).await.unwrap();
+    guarded.kill_proxy().unwrap();
+    guarded.start_proxy_with(&["--records-room", "1100000"]).await.unwrap();
+    guarded.record(full(), policy::allow_all()).await.unwrap();
+    let mut session = Wire::open(&guarded).await;
+    let lines: Vec<_> = (0..4000).map(|n| format!("{}\t{}ä\n", 10_000 + n, "x".repeat(990))).collect();
+    let mut copy = async |lines: &[String]| {
+        session.send(&query("copy orders (id, note) from stdin")).await;
+        let said = session.until('G').await;
+        assert!(!said.closed, "{:?}", said.errors());
+        for line in lines {
+            session.send(&message(b'd', &[line.as_bytes()])).await;
+        }
+        session.send(&message(b'c', &[])).await;
+        session.until_ready().await
+    };
+    assert_eq!(copy(&lines[..10]).await.kinds(), "CZ");
+    let said = copy(&lines[10..]).await;
+    assert!(said.closed && said.errors()[0].starts_with("53100"), "{:?}", said.errors());
+    let count = guarded.server.exec_sql("select count(*) from orders where id >= 10000").await.unwrap();
+    assert_eq!(count, [[Some("10".to_owned())]]);
+    let sent: String = records(&guarded)
+        .iter()
+        .filter(|record| record["event"] == "data" && record["command"] == 1)
+        .flat_map(|record| record["sent"].as_array().unwrap().clone())
+        .map(|piece| piece.as_str().unwrap_or("?").to_owned())
+        .collect();
+    assert_eq!(sent, lines[..10].concat());
 }
 
 #[tokio::test]

@@ -370,6 +370,17 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
         recorded.and(answered)
     }
 
+    /// Records what a command has sent beside itself. Where that cannot be, none of it goes on.
+    fn record_sent(&mut self, before: usize) -> Result<(), Fault> {
+        for part in self.conversation.shown() {
+            self.gate.show(&part).inspect_err(|_| {
+                self.target.output.truncate(before);
+                self.sluice.shut();
+            })?;
+        }
+        Ok(())
+    }
+
     /// Records what the client is about to be shown, and how commands came to their end, in their order.
     fn record_answer(&mut self) -> Result<(), Fault> {
         let mut shown = self.conversation.shown();
@@ -433,8 +444,12 @@ impl<P: Protocol, S: Io> Conversing<'_, P, S> {
         before: Before,
         vigil: Option<Vigil>,
     ) -> Result<(), Fault> {
+        let owed = self.target.output.len();
         match self.gate.judge(&mut self.conversation, command, before, (&mut self.sluice, &mut self.target.output)) {
-            Judged::Granted(granted) => self.conversation.forward(granted),
+            Judged::Granted(granted) => {
+                self.conversation.forward(granted)?;
+                self.record_sent(owed)
+            }
             Judged::Refused(refused) if refused.denial().ends_session() => {
                 self.doomed = Some(Ending::Denied(refused.denial().clone()));
                 Ok(())

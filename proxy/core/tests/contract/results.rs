@@ -5,7 +5,7 @@
 use std::sync::atomic::Ordering;
 
 use sallyport_core::ports::Event;
-use sallyport_policy::{Bundle, OnFailure, Recording, RecordingLevel};
+use sallyport_policy::{Bundle, Durability, OnFailure, Recording, RecordingLevel};
 
 use crate::support::ports::Note;
 use crate::support::stage::{BOT, Stage, bundle, quiet};
@@ -22,6 +22,7 @@ fn told(stage: &Stage) -> Vec<String> {
         _ => None,
     });
     let word = |event: serde_json::Value| match event["event"].as_str().unwrap() {
+        "data" => format!("{} sent {}", event["command"], event["sent"][0].as_str().unwrap()),
         "result" => format!("{} {}", event["command"], event["lines"][0].as_str().unwrap()),
         "outcome" => format!("{} {}", event["command"], event["outcome"].as_str().unwrap()),
         other => other.to_owned(),
@@ -69,6 +70,29 @@ async fn what_cannot_be_recorded_is_seen_by_nobody_and_ends_the_session() {
     agent.ended().await;
     assert!(stage.journal.counted(Event::RecordLost) >= 1);
     assert_eq!(target.rest().await, "quit\n", "its command had ended there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_sends_is_on_record_before_it_goes_on_or_goes_nowhere() {
+    for durability in [Durability::Written, Durability::Synced] {
+        let mut stage = Stage::new();
+        let (mut agent, mut target) = stage.open().await;
+        let recording = Recording { durability, ..Recording::at(RecordingLevel::Full) };
+        stage.service.feed.publish_bundle(Bundle { recording, ..bundle() }.sealed());
+        agent.say("insert one\n").await;
+        quiet().await;
+        if durability == Durability::Synced {
+            stage.records.answer(Ok(()));
+        }
+        assert_eq!(target.line().await.unwrap(), "insert one");
+        assert_eq!(told(&stage), ["open", "command", "1 sent one"]);
+        stage.records.narrow.store(true, Ordering::SeqCst);
+        agent.say("insert two\n").await;
+        let last = agent.last_line().await;
+        assert!(last.contains("there is no room"), "{last}");
+        assert_eq!(target.rest().await, "", "no byte of it");
+        agent.ended().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use sallyport_core::ports::{
     Answer, BoxedIo, Clock, Credential, Dialer, Event, Meter, Pending, Promise, RecordFault, RecordSink, UpstreamTls,
     Vault,
 };
-use sallyport_core::record::Record;
+use sallyport_core::record::{Event as Recorded, Record};
 use sallyport_policy::Upstream;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
@@ -145,6 +145,8 @@ impl Vault for FakeVault {
 pub struct FakeRecords {
     pub journal: Journal,
     pub full: AtomicBool,
+    /// There is room for everything but results and data.
+    pub narrow: AtomicBool,
     /// What waits for the disk, in order.
     pub promises: Mutex<VecDeque<Promise>>,
 }
@@ -158,7 +160,8 @@ impl FakeRecords {
 
 impl RecordSink for FakeRecords {
     fn append(&self, record: &Record<'_>) -> Result<(), RecordFault> {
-        if self.full.load(Ordering::SeqCst) {
+        let large = matches!(record.event, Recorded::Result { .. } | Recorded::Data { .. });
+        if self.full.load(Ordering::SeqCst) || (large && self.narrow.load(Ordering::SeqCst)) {
             return Err(RecordFault("the disk is full".into()));
         }
         self.journal.write(Note::Record {

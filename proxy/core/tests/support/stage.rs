@@ -161,6 +161,7 @@ impl Stage {
         let records = Arc::new(FakeRecords {
             journal: journal.clone(),
             full: AtomicBool::new(false),
+            narrow: AtomicBool::new(false),
             promises: Mutex::default(),
         });
         let vault = Arc::new(FakeVault::default());

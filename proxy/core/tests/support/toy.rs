@@ -217,6 +217,11 @@ impl Conversation for Lines {
         } else {
             self.held = false;
         }
+        if let (true, Some(number), Some((_, data))) = (self.shows, number, command.text.split_once("insert ")) {
+            let mut part = Part::new(number, 1, Layout::Sent, None);
+            part.sent(data.as_bytes(), false);
+            self.shown.push(part);
+        }
         upstream.extend_from_slice(command.text.as_bytes());
         upstream.extend_from_slice(b"\n");
         Ok(())

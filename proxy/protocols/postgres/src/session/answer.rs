@@ -186,7 +186,10 @@ impl Conversation {
                     self.complete(outcomes)?;
                 }
             }
-            (Kind::CopyInResponse, Some(Awaits::Query | Awaits::Execute)) => self.begin_copy_in(),
+            (Kind::CopyInResponse, Some(Awaits::Query | Awaits::Execute)) => {
+                self.begin_copy_in();
+                self.data_is(body);
+            }
             (Kind::ReadyForQuery, Some(Awaits::Query | Awaits::Sync)) => {
                 self.copy_in = false;
                 self.status = Status::read(body).map_err(fault)?;

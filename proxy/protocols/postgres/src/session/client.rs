@@ -422,6 +422,7 @@ impl Conversation {
                 end += total;
             }
             self.copying = end;
+            self.data_comes();
             return self.copy_bytes(input);
         }
         if input.len() < frame.total {
@@ -550,6 +551,7 @@ impl Conversation {
             }
             What::CopyData => {
                 self.copying = self.copying.checked_sub(command.raw.len()).ok_or_else(out_of_step)?;
+                self.keep_sent(&command.raw)?;
                 return Ok(());
             }
             What::CopyEnd => {

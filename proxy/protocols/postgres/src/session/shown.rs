@@ -1,4 +1,4 @@
-//! What a client is shown, where that is recorded: rows, and lines of COPY.
+//! What a client is shown, where that is recorded: rows, and lines of COPY; and what it sends for a COPY.
 //!
 //! Owns what is kept of them until the core takes it. Touches the session's own state. Invariants: what is kept is what is
 //! written for the client, byte for byte, behind masks and limits; a row whose columns were not described, or that has
@@ -13,7 +13,7 @@ use sallyport_core::shown::{Column, Layout, Part};
 use super::answer::{fault, out_of_step};
 use super::{Conversation, InFlight, Passing};
 use crate::codec::backend::{self, Kind};
-use crate::codec::{Fields, HEADER};
+use crate::codec::{Fields, HEADER, frontend};
 
 /// What the client is shown.
 #[derive(Debug, Default)]
@@ -24,6 +24,9 @@ pub(super) struct Shown {
     keeps: bool,
     /// A message was on its way to the client when the last answer began.
     inside: bool,
+    /// The command that the client's data is kept of, and how many bytes of its current CopyData have not come yet.
+    sending: Option<u64>,
+    coming: usize,
     parts: Vec<Part>,
 }
 
@@ -100,15 +103,55 @@ impl Conversation {
         Ok(())
     }
 
+    /// The data that the client sends next has this form.
+    pub(super) fn data_is(&mut self, body: &[u8]) {
+        if let Some((_, keep)) = kept(&mut self.queue) {
+            keep.binary = body.first() != Some(&0);
+        }
+    }
+
+    /// The client's data comes next, from the beginning of a message.
+    pub(super) fn data_comes(&mut self) {
+        if self.shown.keeps {
+            (self.shown.sending, self.shown.coming) = (kept(&mut self.queue).map(|(number, _)| number), 0);
+        }
+    }
+
+    /// Keeps what goes to the server as data of a COPY: messages of which the first begins where the last one ended, and the
+    /// last may not be whole.
+    pub(super) fn keep_sent(&mut self, mut raw: &[u8]) -> Result<(), Fault> {
+        if !self.shown.keeps {
+            return Ok(());
+        }
+        // Where the COPY has failed meanwhile, the server takes the rest for nothing.
+        let Some((number, keep)) = kept(&mut self.queue).filter(|(number, _)| self.shown.sending == Some(*number))
+        else {
+            return Ok(());
+        };
+        while !raw.is_empty() {
+            if self.shown.coming == 0 {
+                // Headers are whole: how long a piece is was told by them.
+                let out_of_step = || Fault::internal("the session is out of step", "copy data without its length");
+                let frame = frontend::frame(raw).ok().flatten().ok_or_else(out_of_step)?;
+                raw = raw.get(HEADER..).unwrap_or_default();
+                self.shown.coming = frame.total.saturating_sub(HEADER);
+            }
+            let (data, rest) = raw.split_at_checked(self.shown.coming).unwrap_or((raw, b""));
+            self.shown.coming -= data.len();
+            raw = rest;
+            let mut part = open(&mut self.shown.parts, number, keep, Layout::Sent);
+            part.sent(data, keep.binary);
+            self.shown.parts.push(part);
+        }
+        Ok(())
+    }
+
     /// Keeps a message that passes, where it is of a result.
     pub(super) fn keep(&mut self, kind: Kind, body: &[u8]) -> Result<(), Fault> {
         if !self.shown.keeps {
             return Ok(());
         }
-        let Some((number, keep)) = self.queue.front_mut().and_then(|entry| Some((entry.number?, entry.keep.as_mut()?)))
-        else {
-            return Ok(());
-        };
+        let Some((number, keep)) = kept(&mut self.queue) else { return Ok(()) };
         match kind {
             Kind::CopyOutResponse => keep.binary = body.first() != Some(&0),
             Kind::CopyData => {
@@ -132,6 +175,12 @@ impl Conversation {
         }
         Ok(())
     }
+}
+
+/// The command whose turn it is, where what it shows is kept.
+fn kept(queue: &mut VecDeque<InFlight>) -> Option<(u64, &mut Keep)> {
+    let entry = queue.front_mut()?;
+    Some((entry.number?, entry.keep.as_mut()?))
 }
 
 /// The part that takes the next row: the one before, unless that is full or of something else. It is to be put back.

@@ -166,6 +166,7 @@ impl Dry {
             self.owed.extend(number.zip(runs));
             match self.session.forward_command(command, number, &mut self.upstream) {
                 Ok(()) => {
+                    self.kept.append(&mut self.session.shown());
                     assert_exact(self.upstream.get(before..).unwrap_or_default(), raw, self.masked);
                     if let (Some(allowance), Some(spent)) = (&self.allowance, command.spent()) {
                         self.session.allow(Arc::clone(allowance), spent);

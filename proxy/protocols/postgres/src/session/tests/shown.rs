@@ -1,5 +1,7 @@
 //! Results that are recorded, against transcripts of a server: what is kept is what the client is sent, and nothing else.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use sallyport_core::shown::LONGEST_VALUE;
 use sallyport_policy::{Bound, Detector, MaskMethod, MaskPlan};
 use serde_json::{Value, json};
@@ -39,6 +41,12 @@ fn row(values: &[Option<&[u8]>]) -> Vec<u8> {
 
 fn kept(rig: &mut Rig) -> Vec<Value> {
     rig.session.shown().iter().map(|part| serde_json::to_value(part.event()).unwrap()).collect()
+}
+
+/// The bytes of a value as it is recorded.
+fn content(value: &Value) -> Vec<u8> {
+    let decoded = || STANDARD.decode(value["base64"].as_str().unwrap()).unwrap();
+    value.as_str().map_or_else(decoded, |text| text.as_bytes().to_vec())
 }
 
 fn columns(names: &[&str]) -> Value {
@@ -91,6 +99,51 @@ fn lines_of_a_copy_are_kept_and_binary_ones_told_apart() {
     rig.send(&[query("copy t to stdout (format binary)")]);
     rig.serve(&[one(b'H', &[1, 0, 0]), line(b"abc"), bare("c"), done("COPY 1"), ready(b'I')]);
     assert_eq!(kept(&mut rig)[0]["lines"], json!([{"base64": "YWJj"}]));
+}
+
+#[test]
+fn what_the_client_sends_for_a_copy_is_kept_in_whatever_pieces_it_comes() {
+    let data = ["1\tä\n".repeat(9), "2\t€\n".into(), "x".repeat(3 * LONGEST_VALUE)];
+    let messages: Vec<u8> = data.iter().flat_map(|data| one(b'd', data.as_bytes())).collect();
+    for size in [1, 2, 7, 4096, messages.len()] {
+        let mut rig = rig();
+        rig.send(&[query("copy t from stdin")]);
+        assert_eq!(rig.serve(&[one(b'G', &[0, 0, 0])]), "G");
+        let mut parts = Vec::new();
+        for piece in messages.chunks(size) {
+            assert_eq!(rig.send(&[]), b"");
+            rig.send(&[piece.to_vec()]);
+            parts.append(&mut kept(&mut rig));
+        }
+        rig.send(&[bare("c")]);
+        assert_eq!(rig.serve(&[done("COPY 3"), ready(b'I')]), "C ZI");
+        assert!(parts.iter().all(|part| part["event"] == "data" && part["command"] == 1), "{parts:?}");
+        let sent = parts.iter().flat_map(|part| part["sent"].as_array().unwrap());
+        let sent: Vec<u8> = sent.flat_map(content).collect();
+        assert_eq!(String::from_utf8(sent).unwrap(), data.concat(), "in pieces of {size}");
+    }
+}
+
+#[test]
+fn data_of_a_copy_that_was_not_kept_or_has_failed_is_not_taken_for_anothers() {
+    let message = one(b'd', &[b'x'; 100]);
+    // Demanded in the middle of it.
+    let mut rig = Rig::new();
+    rig.send(&[query("copy t from stdin")]);
+    rig.serve(&[one(b'G', &[0, 0, 0])]);
+    rig.send(&[message[..50].to_vec()]);
+    rig.session.show(true);
+    rig.send(&[message[50..].to_vec(), message.clone()]);
+    assert!(kept(&mut rig).is_empty());
+    // Failed in the middle of it, with another behind.
+    let mut rig = super::shown::rig();
+    rig.send(&[query("copy t from stdin"), query("select a from t")]);
+    rig.serve(&[one(b'G', &[0, 0, 0])]);
+    rig.send(&[message[..50].to_vec()]);
+    assert_eq!(kept(&mut rig)[0]["sent"], json!(["x".repeat(45)]));
+    rig.serve(&[error("08P01"), ready(b'I')]);
+    rig.send(&[message[50..].to_vec()]);
+    assert!(kept(&mut rig).is_empty());
 }
 
 #[test]
