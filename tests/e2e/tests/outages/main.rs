@@ -9,6 +9,7 @@ use sallyport_e2e::{POLICY, Scene, eventually};
 use serde_json::json;
 use tokio::sync::Mutex;
 
+mod asking;
 mod authority;
 
 static ALONE: Mutex<()> = Mutex::const_new(());
