@@ -21,6 +21,7 @@ use crate::arguments::{AgentName, ExplainArguments, Output, Reach};
 use crate::cluster::Cluster;
 use crate::ruled::{Ruled, Word};
 use crate::source;
+use crate::veiled::{self, ExplainedDetector, ExplainedMasks};
 
 /// What would happen to a text.
 #[derive(Debug, Serialize)]
@@ -44,6 +45,9 @@ pub struct Explained {
     pub conditions: Vec<ExplainedCondition>,
     /// Statement by statement.
     pub statements: Vec<ExplainedStatement>,
+    /// What is searched for and hidden in every text of the answer, by whatever statement.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub detectors: Vec<ExplainedDetector>,
 }
 
 /// What the conditions of rules are judged by, beside the agent and the statement.
@@ -81,6 +85,9 @@ pub struct ExplainedCondition {
 pub struct ExplainedStatement {
     /// What it does.
     pub operations: Vec<ExplainedOperation>,
+    /// What of its answer would be masked.
+    #[serde(flatten)]
+    pub masks: ExplainedMasks,
 }
 
 /// One operation, and the verdict it has by itself.
@@ -133,6 +140,7 @@ pub fn explain(
         when: of.text.to_owned(),
         outcome: of.outcome,
     };
+    let runs = ruled.verdict != Word::Deny;
     let at = if judged.is_empty() { None } else { Timestamp::try_from(now).ok() };
     Ok(Explained {
         target: format!("{}/{}", bundle.target.namespace, bundle.target.name),
@@ -144,8 +152,13 @@ pub fn explain(
         conditions: judged.iter().map(told).collect(),
         statements: statements
             .iter()
-            .map(|statement| ExplainedStatement { operations: statement.operations.iter().map(alone).collect() })
+            .map(|statement| ExplainedStatement {
+                operations: statement.operations.iter().map(alone).collect(),
+                // What is refused shows nothing.
+                masks: if runs { veiled::masks(world, &session, statement) } else { ExplainedMasks::default() },
+            })
             .collect(),
+        detectors: if runs { veiled::detectors(world, &session) } else { Vec::new() },
     })
 }
 
@@ -200,7 +213,7 @@ fn circumstances(arguments: &ExplainArguments) -> Circumstances {
 }
 
 fn tell(explained: &Explained, out: &mut impl Write) -> anyhow::Result<()> {
-    let Explained { target, revision, agent, credential, ruled, at, conditions, statements } = explained;
+    let Explained { target, revision, agent, credential, ruled, at, conditions, statements, detectors } = explained;
     writeln!(out, "{} by {}", ruled.verdict, shown(&ruled.by()))?;
     if let (Some(_), Some(reason)) = (&ruled.rule, &ruled.reason) {
         let what = if ruled.verdict == Word::Ask { "the command" } else { "the agent is told:" };
@@ -221,6 +234,10 @@ fn tell(explained: &Explained, out: &mut impl Write) -> anyhow::Result<()> {
         if statement.operations.is_empty() {
             writeln!(out, "  does nothing by itself")?;
         }
+        veiled::tell(&statement.masks, out)?;
+    }
+    for ExplainedDetector { detect, method, policy } in detectors {
+        writeln!(out, "searched for in every text: {detect}  {method}  by {}", shown(policy))?;
     }
     Ok(())
 }

@@ -27,6 +27,7 @@ mod ruled;
 mod sessions;
 mod source;
 mod told;
+mod veiled;
 mod verify;
 
 use std::io::{self, Write};

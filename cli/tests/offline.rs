@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use sallyport_conformance::policy;
-use sallyport_policy::{AskTerms, Condition, Effect, NotBy, When};
+use sallyport_policy::{AskTerms, ColumnPattern, Condition, Detector, Effect, Mask, MaskMethod, NotBy, When};
 use serde_json::Value;
 
 struct Files(tempfile::TempDir);
@@ -88,6 +88,64 @@ fn a_question_to_people_is_told_with_its_terms_and_the_status_3() {
     let long = format!("drop table orders -- {}", "x".repeat(40_000));
     let (status, told) = files.explain(&["--agent", "ci/bot", &long]);
     assert!(status == 1 && told.contains("too long to show"), "{status} {told}");
+}
+
+#[test]
+fn what_is_masked_is_told_as_far_as_the_text_tells_and_nothing_is_said_to_be_clear() {
+    let files = Files::new();
+    let mut sees = policy::policy("sees", vec![policy::rule("all", Effect::Allow, &[])]);
+    let column = |name: &str| ColumnPattern::parse(name).unwrap();
+    let mask = |columns, method| Mask { columns, detect: Vec::new(), method, strict: false };
+    sees.masks = vec![
+        mask(vec![column("public.customers.email")], MaskMethod::Partial),
+        Mask { strict: true, ..mask(vec![column("public.customers.ssn")], MaskMethod::Tokenize) },
+        Mask { detect: vec![Detector::Iban], ..mask(Vec::new(), MaskMethod::Null) },
+    ];
+    files.write("bundle.json", &policy::bundle("db", 5432, vec![sees]).to_json());
+    let lines = |text: &str| -> Vec<String> {
+        let (status, told) = files.explain(&["--agent", "ci/bot", text]);
+        assert_eq!(status, 0, "{told}");
+        let after = told.lines().skip_while(|line| !line.starts_with("statement 1"));
+        after.filter(|line| !line.starts_with("  allow") && !line.starts_with("statement")).map(str::to_owned).collect()
+    };
+    let unsure = |names: &str| {
+        format!(
+            "  only the server's catalog tells whether {names} shows more that is masked (a view, an inherited table): it is then, and so is what the catalog does not know; a COPY whose columns it cannot tell is refused"
+        )
+    };
+    let searched = "searched for in every text: Iban  SetNull  by sees";
+    assert_eq!(
+        lines("select id, email, upper(email), ssn from customers"),
+        [
+            "  masked item 2: public.customers.email  Partial  by sees",
+            "  masked item 3: an expression that public.customers.email may have a part in  Redact  by sees",
+            "  masked item 4: public.customers.ssn  Tokenize  by sees",
+            &unsure("public.customers"),
+            searched,
+        ]
+    );
+    let star = lines("select o.id, c.* from orders o, customers c");
+    assert_eq!(star[0], "  masked item 2: public.customers.email, if it is among what * stands for  Partial  by sees");
+    assert!(star[1].contains("public.customers.ssn, if it is among"));
+    assert_eq!(star[2], unsure("public.customers, public.orders"));
+    // A relation that no mask names may be a view of one that is: nothing is said to be clear.
+    assert_eq!(lines("select email from contacts"), [&unsure("public.contacts"), searched]);
+    assert!(lines("delete from customers where id = 1 returning email")[0].starts_with("  masked item 1"));
+    let within = lines("select x from (select upper(email) as x from customers) s");
+    assert!(within[0].contains("item 1: ") && within[0].contains("Redact"), "{within:?}");
+    assert_eq!(lines("select 1"), [searched]);
+    // What masks refuse is a verdict, with the policy and the column in its reason.
+    for (text, why) in [
+        ("select 1 from customers where ssn = '1'", "ssn"),
+        ("create table copied as select email from customers", "email"),
+    ] {
+        let (status, told) = files.explain(&["--agent", "ci/bot", text]);
+        assert!(status == 1 && told.contains(why) && told.contains("policy sees") && !told.contains("item"), "{told}");
+    }
+    let (_, json) = files.explain(&["--agent", "ci/bot", "-o", "json", "select email from customers"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["statements"][0]["masks"][0]["method"], "Partial", "{json:#}");
+    assert_eq!(json["detectors"][0]["detect"], "Iban");
 }
 
 #[test]

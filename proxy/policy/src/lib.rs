@@ -46,7 +46,7 @@ pub use decide::{
     Denial, DenyReason, JudgedCondition, RuleRef, Session, Verdict, conditions, decide, is_outside_binding, standing,
 };
 pub use fields::{Column, FieldNames, Fields, Shown};
-pub use mask::{Detector, Mask, MaskMethod, MaskPlan, masks};
+pub use mask::{Detector, Mask, MaskMethod, MaskPlan, masks, masks_in_force};
 pub use observe::{Mode, would_have};
 pub use pattern::{ColumnPattern, NamePattern, PatternError};
 pub use recording::{Durability, OnFailure, Recording, RecordingLevel, Span, Store};

@@ -121,6 +121,11 @@ pub(crate) fn forbids(world: &World, session: &Session, action: &Action) -> Opti
     None
 }
 
+/// The masks that hold for `session`, each with the name of its policy.
+pub fn masks_in_force<'w>(world: &'w World, session: &'w Session) -> impl Iterator<Item = (&'w str, &'w Mask)> {
+    in_force(world, session).map(|(policy, mask)| (policy.name.as_str(), mask))
+}
+
 fn touches(action: &Action, column: &ColumnPattern) -> bool {
     let tables = action.operations.iter().filter_map(|operation| match &operation.object {
         Fact::Known(Some(object)) if object.kind == ObjectKind::Table => Some(&object.names),

@@ -26,6 +26,7 @@ mod settings;
 pub mod sql;
 
 pub use codec::startup::CancelKey;
+pub use mask::{Place, foreseen, read_relations};
 pub use protocol::{Postgres, Wish, session_facts};
 pub use session::rehearsal::{Rehearsal, Rehearsed};
 pub use session::{Command, Conversation};

@@ -7,6 +7,7 @@
 mod catalog;
 mod copy;
 mod detect;
+mod foreseen;
 mod layout;
 mod rows;
 mod texts;
@@ -24,6 +25,7 @@ use self::catalog::ColumnMasks;
 pub(crate) use self::catalog::{Catalog, is_ours, question};
 pub(crate) use self::copy::{Announced, CopyRows};
 use self::detect::Detectors;
+pub use self::foreseen::{Place, foreseen, read_relations};
 pub(crate) use self::rows::{LONGEST_DESCRIPTION, LONGEST_ROW, Rows};
 pub(crate) use self::texts::{LONGEST_TEXTS, payload_withheld, texts_withheld};
 use self::value::Key;
