@@ -181,9 +181,12 @@ async fn migration_tools_do_their_work_under_a_policy_for_them() {
 }
 
 #[tokio::test]
-async fn flyway_does_its_work_where_rules_do_not_name_tables() {
-    // It sets its search path by a parameter: from there on a name without schema could be any.
-    let guarded = Guarded::start(policy::allow_all()).await.unwrap();
+async fn flyway_does_its_work_under_rules_that_name_tables() {
+    // It sets its search path by a parameter, to the target's own: names go on to mean what they meant.
+    let mut policies = migrations();
+    policies[0].rules.retain(|rule| rule.name != "cascades");
+    policies[0].rules.push(policy::rule("resets-its-role", Effect::Allow, &["SetRole"]));
+    let guarded = Guarded::start(policies).await.unwrap();
     let folder = tempfile::TempDir::with_prefix("sallyport-tools-").unwrap();
     let flyway = folder.path();
     std::fs::write(flyway.join("V1__one.sql"), "create table flown (id serial primary key, name text);").unwrap();

@@ -401,6 +401,8 @@ fn session_state_that_changes_meaning_is_named() {
         ("SET search_path = pg_temp, public", &["SetParameter other:search_path"]),
         ("SET SCHEMA 'public'", &["SetParameter other:search_path"]),
         ("SELECT pg_catalog.set_config('search_path', '', false)", &["Session"]),
+        ("SELECT set_config('search_path', '\"public\", pg_temp', false)", &["Session"]),
+        ("SELECT set_config('search_path', 'pg_temp, public', false)", &["Select fn:pg_catalog.set_config"]),
         ("SELECT set_config('search_path', 'public', false)", &["Select fn:pg_catalog.set_config"]),
         ("SET LOCAL session_replication_role = replica", &["SetParameter other:session_replication_role"]),
         ("SET work_mem = '10GB'", &["SetParameter other:work_mem"]),

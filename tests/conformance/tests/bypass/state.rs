@@ -1,7 +1,7 @@
 //! What a session remembers: names that stand for something else than was judged, and names that mean something else
 //! from some point on. Each attempt runs against the real server; its rows are the judge.
 
-use sallyport_policy::{Effect, PolicyEntry};
+use sallyport_policy::{Effect, NamePattern, ObjectKind, ObjectMatcher, PolicyEntry};
 
 use super::{Guarded, Wire, bind, close, execute, guarded, parse, policy, query, sync, wire};
 
@@ -97,4 +97,31 @@ async fn after_a_search_path_of_its_own_a_session_must_write_names_whole() {
     for text in ["set standard_conforming_strings = off", "set client_encoding = 'SJIS'"] {
         assert!(refused(&session.query(text).await), "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_search_path_by_a_parameter_hides_nothing_behind_a_temporary_table() {
+    let mut policies = with_settings();
+    let mut set_config = policy::rule("set-config", Effect::Allow, &["Select"]);
+    let names = vec![NamePattern::parse("pg_catalog.set_config").unwrap()];
+    set_config.matcher.objects = Some(vec![ObjectMatcher { kind: ObjectKind::Function, names }]);
+    let temporary = policy::tables(policy::rule("temporary", Effect::Allow, &[]), &["pg_temp.*"]);
+    policies[0].rules.extend([set_config, temporary]);
+    let guarded = Guarded::start(policies).await.unwrap();
+    let text = "select note from orders where id = 1";
+    let set = |path: &str| {
+        let value = [&u32::try_from(path.len()).unwrap().to_be_bytes()[..], path.as_bytes()].concat();
+        let bind = wire::message(b'B', &[b"\0\0", &[0, 0, 0, 1], &value, &[0, 0]]);
+        [parse("", "select set_config('search_path', $1, false)"), bind, execute(""), sync()]
+    };
+    // To the target's own: what the name means, and what the server finds by it, is as before.
+    let mut session = Wire::open(&guarded).await;
+    assert!(session.ask(&set("\"public\",\"public\", \"pg_temp\"")).await.errors().is_empty());
+    let made = session.query("create temp table orders as select 'of the session'::text as note, 1 as id").await;
+    assert!(made.errors().is_empty(), "{:?}", made.errors());
+    assert_eq!(session.query(text).await.rows(), ["order 1"]);
+    // Where temporary tables would come first, a name without a schema is nothing that a rule allows.
+    assert!(session.ask(&set("public")).await.errors().is_empty());
+    let said = session.query(text).await;
+    assert!(said.rows().is_empty() && said.errors()[0].starts_with("42501"), "{:?} {:?}", said.rows(), said.errors());
 }

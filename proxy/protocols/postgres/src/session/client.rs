@@ -23,7 +23,7 @@ use crate::codec::backend::ready_for_query;
 use crate::codec::frontend::{self, Frame, Kind, Space};
 use crate::codec::{CodecError, HEADER};
 use crate::mask::is_ours;
-use crate::sql;
+use crate::sql::{self, Loss};
 
 /// A text longer than this takes the parser milliseconds.
 const LONG_TEXT: usize = 16 * 1024;
@@ -517,7 +517,7 @@ impl Conversation {
                     let effect = self.note_names(&statement.text, &statement.described, sure);
                     entry.effect = effect.filter(|_| sure != NO_SEGMENT);
                 }
-                if let Some(loss) = portal.meaning.statements().iter().filter_map(|known| known.described.loses).max() {
+                if let Some(loss) = self.loss_of(portal) {
                     self.lose_names(loss);
                 }
                 entry
@@ -573,6 +573,18 @@ impl Conversation {
         self.segment_open |= entry.awaits != Awaits::Query;
         self.expect(entry, upstream);
         Ok(())
+    }
+
+    /// What names do not tell any more once a portal has run: by its text, unless the path that it sets by a parameter is one
+    /// under which they tell what they told.
+    fn loss_of(&self, portal: &Portal) -> Option<Loss> {
+        let keeps = |statement: &Statement| {
+            let number = statement.described.path.filter(|number| portal.sure && statement.types.may_be_text(*number));
+            let value = number.and_then(|number| parameters(portal).into_iter().nth(number));
+            matches!(value, Some(Parameter::Text(path)) if self.front.names().holds_path(&path))
+        };
+        let statements = portal.meaning.statements().iter().filter(|statement| !keeps(statement));
+        statements.filter_map(|statement| statement.described.loses).max()
     }
 
     pub(super) fn effect(&mut self, space: Space, name: &[u8]) -> Effect {

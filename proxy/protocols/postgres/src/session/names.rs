@@ -102,6 +102,7 @@ impl Meaning {
                 kinds: vec![kind],
                 actions: vec![action],
                 loses: described.loses,
+                path: described.path,
             };
             // The server reads it anew, but its parameters keep their types.
             Arc::new(Statement { text: text.clone(), described: Arc::new(described), types: types.clone() })

@@ -122,6 +122,7 @@ impl Conversation {
                     kinds: vec![StatementKind::Other],
                     actions: vec![action.clone()],
                     loses: described.loses,
+                    path: None,
                 };
                 Meaning::One(Arc::new(Statement {
                     text: text.into(),

@@ -45,6 +45,11 @@ impl Types {
         given.or_else(|| self.described.get()?.get(number).copied())
     }
 
+    /// Whether a client leaves it to the server of what type that parameter is, or says that it is text of any length.
+    pub(super) fn may_be_text(&self, number: usize) -> bool {
+        self.given.get(number).is_none_or(|of| matches!(*of, 0 | UNKNOWN | 25 | 1043))
+    }
+
     /// Where the server's description of this statement goes.
     pub(super) fn description(&self) -> Description {
         Arc::clone(&self.described)

@@ -73,6 +73,9 @@ pub struct Described {
     /// Once it has run, names without a schema may mean other objects than this front takes them for: from there on
     /// texts are for [`Front::lost`], and those described before are to be described anew.
     pub loses: Option<Loss>,
+    /// The parameter, counted from zero, whose value is the search path that it sets, where it loses what it does by that alone: it loses
+    /// nothing where that path holds what the session begins with.
+    pub path: Option<usize>,
 }
 
 /// What a session must know of a statement, beyond what policy judges.
@@ -217,7 +220,8 @@ impl Front {
             kinds.push(StatementKind::Empty);
             actions.push(Action::none());
         }
-        Ok(Described { action: union(&actions), statements, kinds, actions, loses: walker.loses })
+        let path = walker.path_parameter(&parsed.protobuf.stmts);
+        Ok(Described { action: union(&actions), statements, kinds, actions, loses: walker.loses, path })
     }
 }
 

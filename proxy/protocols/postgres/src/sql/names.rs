@@ -102,6 +102,12 @@ impl NameSettings {
         path.split_last().is_some_and(|(last, schemas)| *last == TEMPORARY && schemas.iter().all(own))
     }
 
+    /// The same of a path as it is written in the setting.
+    pub(crate) fn holds_path(&self, path: &str) -> bool {
+        let Some(schemas) = schemas_of(path) else { return false };
+        self.holds(&schemas.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
     /// The value that `search_path` must have upstream. `pg_catalog` is searched first without being named;
     /// naming it would make the server create new objects there, which it refuses.
     #[must_use]
@@ -171,6 +177,46 @@ impl Default for NameSettings {
     }
 }
 
+/// The schemas of a path, where each is a quoted name or one that means the same unquoted. None of anything else: the server's own
+/// reading has more to it (case, white space of other kinds), and none of that is wanted.
+fn schemas_of(path: &str) -> Option<Vec<String>> {
+    let mut schemas = Vec::new();
+    let mut rest = path.trim_matches(' ');
+    loop {
+        let mut schema = String::new();
+        if let Some(mut quoted) = rest.strip_prefix('"') {
+            loop {
+                let (before, after) = quoted.split_once('"')?;
+                schema.push_str(before);
+                let Some(more) = after.strip_prefix('"') else {
+                    rest = after;
+                    break;
+                };
+                schema.push('"');
+                quoted = more;
+            }
+        } else {
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            let end = rest.find(|c| !plain(c)).unwrap_or(rest.len());
+            let (name, after) = rest.split_at(end);
+            if name.starts_with(|c: char| c.is_ascii_digit()) {
+                return None;
+            }
+            schema.push_str(name);
+            rest = after;
+        }
+        if schema.is_empty() {
+            return None;
+        }
+        schemas.push(schema);
+        rest = rest.trim_start_matches(' ');
+        if rest.is_empty() {
+            return Some(schemas);
+        }
+        rest = rest.strip_prefix(',')?.trim_start_matches(' ');
+    }
+}
+
 pub(super) fn qualified(schema: &str, name: &str) -> QualifiedName {
     QualifiedName::new(schema.to_owned(), name.to_owned())
 }
@@ -192,6 +238,42 @@ mod tests {
         let settings = NameSettings::new(["pg_catalog", "app", "we\"ird", "pg_temp"]).unwrap();
         assert_eq!(settings.search_path(), "\"app\", \"we\"\"ird\", \"pg_temp\"");
         assert_eq!(NameSettings::default().search_path(), "\"public\", \"pg_temp\"");
+    }
+
+    #[test]
+    fn a_path_as_it_is_written_holds_only_where_it_is_plainly_of_the_targets_schemas_with_temporary_objects_last() {
+        let settings = NameSettings::new(["app", "public", "we\"ird"]).unwrap();
+        for path in [
+            "\"public\",\"public\", \"pg_temp\"",
+            "app, public, pg_temp",
+            " public ,pg_temp ",
+            "\"we\"\"ird\",pg_temp",
+            "pg_temp",
+        ] {
+            assert!(settings.holds_path(path), "{path}");
+        }
+        for path in [
+            "",
+            "public",
+            "pg_temp, public",
+            "public, pg_temp, public",
+            "public, evil, pg_temp",
+            "public, pg_catalog, pg_temp",
+            "\"$user\", public, pg_temp",
+            "public; pg_temp",
+            "public, pg_temp,",
+            ", pg_temp",
+            "public pg_temp",
+            "\"public, pg_temp",
+            "\"\", pg_temp",
+            "PUBLIC, pg_temp",
+            "public,\tpg_temp",
+            "\"public\"\"\", pg_temp",
+            "public, \"pg_temp\"\"\"",
+            "1a, pg_temp",
+        ] {
+            assert!(!settings.holds_path(path), "{path}");
+        }
     }
 
     #[test]

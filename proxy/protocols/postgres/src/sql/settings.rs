@@ -64,7 +64,24 @@ const HARMLESS: [&str; 48] = [
     "timezone",
 ];
 
+impl Visit for pb::ParamRef {
+    fn visit(&self, walker: &mut Walker<'_>) {
+        let Self { number, location: _ } = self;
+        walker.parameters.push(*number);
+    }
+}
+
 impl Walker<'_> {
+    /// The parameter, counted from zero, that alone says which search path a text may set, where it is one SELECT. It stands
+    /// there once: as the argument of `set_config`, so that the server reads it as text and as nothing else (`name` would
+    /// cut it).
+    pub(super) fn path_parameter(&self, statements: &[pb::RawStmt]) -> Option<usize> {
+        let [pb::RawStmt { stmt: Some(only), stmt_location: _, stmt_len: _ }] = statements else { return None };
+        let (Some(N::SelectStmt(_)), 1, Some(number)) = (&only.node, self.losses, self.path) else { return None };
+        let once = self.parameters.iter().filter(|other| **other == number).count() == 1;
+        usize::try_from(number).ok()?.checked_sub(1).filter(|_| once)
+    }
+
     /// `set_config('name', ...)`, which is SET for a harmless setting. The name must stand there. Notes where it may
     /// change what names mean.
     pub(super) fn sets_harmless(&mut self, call: &pb::FuncCall) -> bool {
@@ -78,7 +95,11 @@ impl Walker<'_> {
                 self.loses(Loss::Relations);
                 true
             }
+            Some("search_path") if argument(1).is_some_and(|path| self.names.holds_path(path)) => true,
             Some("search_path") => {
+                if let Some(pb::Node { node: Some(N::ParamRef(pb::ParamRef { number, .. })) }) = call.args.get(1) {
+                    self.path = Some(*number);
+                }
                 self.loses(Loss::All);
                 false
             }

@@ -55,6 +55,11 @@ pub(super) struct Walker<'a> {
     pub(super) setting: Option<String>,
     /// What follows this statement finds other objects by its names.
     pub(super) loses: Option<Loss>,
+    /// How many places of it do that, and the parameter that one of them sets the search path to.
+    pub(super) losses: usize,
+    pub(super) path: Option<i32>,
+    /// Every parameter, as often as it stands there.
+    pub(super) parameters: Vec<i32>,
 }
 
 impl<'a> Walker<'a> {
@@ -75,6 +80,9 @@ impl<'a> Walker<'a> {
             cursors: HashSet::new(),
             setting: None,
             loses: None,
+            losses: 0,
+            path: None,
+            parameters: Vec::new(),
         }
     }
 
@@ -134,6 +142,7 @@ impl<'a> Walker<'a> {
 
     /// What follows the statement finds other objects by its names, as far as that.
     pub(super) fn loses(&mut self, loss: Loss) {
+        self.losses += 1;
         self.loses = self.loses.max(Some(loss));
     }
 
@@ -234,7 +243,6 @@ parts! {
     MultiAssignRef { source; colno, ncolumns }
     NamedArgExpr { xpr, arg; name, argnumber, location }
     NullTest { xpr, arg; nulltesttype, argisrow, location }
-    ParamRef { ; number, location }
     ResTarget { indirection, val; name, location }
     RowExpr { xpr, args, colnames; row_typeid, row_format, location }
     SetToDefault { xpr; type_id, type_mod, collation, location }

@@ -140,3 +140,47 @@ fn under_another_search_path_a_statement_keeps_the_types_of_its_parameters() {
     rig.send(&[bind("", "a", &[Some(FORTY_TWO)], 1)]);
     assert_eq!(rig.shows(""), ["'42'::int4"]);
 }
+
+/// Sets a search path by a parameter, and tells what a name without a schema then means.
+fn means_behind(parse: Vec<u8>, values: &[Option<&[u8]>], format: u16) -> String {
+    let mut rig = Rig::new();
+    rig.send(&[parse, bind("", "s", values, format), execute(""), sync()]);
+    rig.serve(&[bare("1"), bare("2"), done("SELECT 1"), ready(b'I')]);
+    rig.input.extend_from_slice(&query("select * from a"));
+    let Next::Command(command) = rig.session.next(&mut rig.input, &mut rig.client).unwrap() else { panic!() };
+    command.action().unwrap().operations[0].to_string()
+}
+
+#[test]
+fn a_search_path_that_comes_as_a_parameter_is_followed_where_it_holds_what_the_session_began_with() {
+    const SET: &str = "select set_config('search_path', $1, false)";
+    const KEPT: &str = "Select on public.a";
+    let own: &[Option<&[u8]>] = &[Some(b"\"public\",\"public\", \"pg_temp\"")];
+    for types in [&[][..], &[0], &[25], &[1043]] {
+        assert_eq!(means_behind(parse_of("s", SET, types), own, 0), KEPT);
+    }
+    let lost = |parse: Vec<u8>, values: &[Option<&[u8]>], format: u16| {
+        let meant = means_behind(parse, values, format);
+        assert_eq!(meant, "Select of something that cannot be derived", "{values:?}");
+    };
+    // Other paths; none; in a form that is not text; of a type that would cut it.
+    for path in [&b"public"[..], b"evil, pg_temp", b"pg_temp, public", b"\"$user\", pg_temp", b""] {
+        lost(parse("s", SET), &[Some(path)], 0);
+    }
+    lost(parse("s", SET), &[None], 0);
+    lost(parse("s", SET), own, 1);
+    lost(parse_of("s", SET, &[19]), own, 0);
+    // What the parameter is read as is not certain, or it is not all that is set.
+    for text in [
+        "select $1::name, set_config('search_path', $1, false)",
+        "select set_config('search_path', $1 || '', false)",
+        "select set_config('search_path', $1::name, false)",
+        "select set_config('search_path', $1, false), set_config('search_path', 'evil', false)",
+        "select set_config('search_path', $1, false), set_config('search_path', $2, false)",
+    ] {
+        lost(parse("s", text), &[own[0], Some(b"evil")], 0);
+    }
+    lost(parse_of("s", "prepare p as select set_config('search_path', $1, false)", &[25]), own, 0);
+    // Written down, it is followed as SET is.
+    assert_eq!(means_behind(parse("s", "select set_config('search_path', 'public, pg_temp', false)"), &[], 0), KEPT);
+}
