@@ -1,5 +1,5 @@
-//! One long answer, direct, through pgbouncer, and through the proxy: as it is, with a masked column, and with every
-//! value looked into as well. It starts all of them on loopback and reads processor time from /proc. Ratios to direct.
+//! One long answer, direct, through pgbouncer, and through the proxy: as it is, with a masked column, with every value
+//! looked into as well, and with all that is shown on record. It starts all of them on loopback and reads processor time from /proc. Ratios to direct.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use sallyport_conformance::clients::{run, texts};
 use sallyport_conformance::{Guarded, Way, policy};
-use sallyport_policy::{ColumnPattern, Detector, Mask, MaskMethod, PolicyEntry};
+use sallyport_policy::{ColumnPattern, Detector, Mask, MaskMethod, PolicyEntry, Recording, RecordingLevel};
 
 use crate::throughput::{Bouncer, ticks};
 
@@ -23,7 +23,7 @@ const SELECT: &str = "select id, name, email, note from wide";
 enum Through {
     Nothing,
     Bouncer,
-    Proxy { policies: Vec<PolicyEntry>, masked: bool },
+    Proxy { policies: Vec<PolicyEntry>, level: RecordingLevel },
 }
 
 /// Runs the whole table.
@@ -41,20 +41,22 @@ pub(crate) async fn table() -> Result<()> {
     let ways = [
         ("direct TLS", Through::Nothing),
         ("pgbouncer", Through::Bouncer),
-        ("sallyport", Through::Proxy { policies: policy::allow_all(), masked: false }),
-        ("sallyport, a column masked", Through::Proxy { policies: masked(&[]), masked: true }),
-        ("sallyport, and all values looked into", Through::Proxy { policies: masked(&looked_into), masked: true }),
+        ("sallyport", proxy(policy::allow_all(), RecordingLevel::Commands)),
+        ("sallyport, results on record", proxy(policy::allow_all(), RecordingLevel::Full)),
+        ("sallyport, a column masked", proxy(masked(&[]), RecordingLevel::Commands)),
+        ("sallyport, a column masked, results on record", proxy(masked(&[]), RecordingLevel::Full)),
+        ("sallyport, and all values looked into", proxy(masked(&looked_into), RecordingLevel::Commands)),
     ];
-    let mut samples = [const { Vec::new() }; 5];
+    let mut samples = [const { Vec::new() }; 7];
     for _ in 0..ROUNDS {
         for ((_, through), samples) in ways.iter().zip(&mut samples) {
             let (conninfo, middle, masked) = match through {
                 Through::Nothing => (guarded.conninfo(Way::Direct), None, false),
                 Through::Bouncer => (bouncer.conninfo.clone(), Some(bouncer.id()), false),
-                Through::Proxy { policies, masked } => {
-                    let bundle = guarded.set_policies(policies.clone())?;
-                    guarded.await_revision(&bundle).await?;
-                    (guarded.conninfo(Way::Proxied), guarded.proxy_pid(), *masked)
+                Through::Proxy { policies, level } => {
+                    guarded.record(Recording::at(*level), policies.clone()).await?;
+                    let masked = policies.iter().any(|policy| !policy.masks.is_empty());
+                    (guarded.conninfo(Way::Proxied), guarded.proxy_pid(), masked)
                 }
             };
             samples.push(select(&guarded, &conninfo, middle, masked)?);
@@ -75,6 +77,10 @@ pub(crate) async fn table() -> Result<()> {
     }
     println!();
     Ok(())
+}
+
+const fn proxy(policies: Vec<PolicyEntry>, level: RecordingLevel) -> Through {
+    Through::Proxy { policies, level }
 }
 
 /// One select by psql: how long it took, and the middle's ticks.
