@@ -279,6 +279,13 @@ impl Catalog {
             return;
         };
         let touched = Touched::of(&described.action);
+        // What it shows of a relation that the answer does not have, nobody can tell.
+        if touched.is_open()
+            || touched.relations().any(|(names, _)| names.iter().all(|name| self.named(name).is_none()))
+        {
+            masks.entry(view).or_default().every = Some(MaskMethod::Redact);
+            return;
+        }
         let sources: Vec<_> = touched.tables().filter_map(|name| masks.get(&self.named(name)?)).cloned().collect();
         let fields = &described.action.fields;
         let total = usize::try_from(relation.columns_ever).unwrap_or(0);
