@@ -181,6 +181,44 @@ async fn migration_tools_do_their_work_under_a_policy_for_them() {
 }
 
 #[tokio::test]
+async fn sqlx_migrates_forth_and_back_under_the_same_policy() {
+    use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
+    let guarded = Guarded::start(migrations()).await.unwrap();
+    let folder = tempfile::TempDir::with_prefix("sallyport-tools-").unwrap();
+    for (name, text) in [
+        ("1_one.up.sql", "create table carried (id bigserial primary key, name text); create index on carried (name);"),
+        ("1_one.down.sql", "drop table carried;"),
+        ("2_two.up.sql", "insert into carried (name) values ('a'), ('b'); alter table carried add at timestamptz;"),
+        ("2_two.down.sql", "alter table carried drop column at;"),
+    ] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let options = PgConnectOptions::new()
+        .host("localhost")
+        .port(guarded.port())
+        .username("default")
+        .database("postgres")
+        .ssl_mode(PgSslMode::VerifyFull)
+        .ssl_root_cert(guarded.dir().join("tls/ca.crt"))
+        .ssl_client_cert(&guarded.agent.cert)
+        .ssl_client_key(&guarded.agent.key);
+    let pool = PgPoolOptions::new().max_connections(2).connect_with(options).await.unwrap();
+    let migrator = sqlx::migrate::Migrator::new(folder.path()).await.unwrap();
+    migrator.run(&pool).await.unwrap();
+    let names: Vec<(i64, String)> = sqlx::query_as("select id, name from carried where id > $1 order by id")
+        .bind(0_i64)
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+    assert_eq!(names, [(1, "a".to_owned()), (2, "b".to_owned())]);
+    migrator.undo(&pool, 1).await.unwrap();
+    sqlx::query("select at from carried").fetch_all(&pool).await.unwrap_err();
+    migrator.run(&pool).await.unwrap();
+    pool.close().await;
+    assert_eq!(refused(&guarded), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn flyway_does_its_work_under_rules_that_name_tables() {
     // It sets its search path by a parameter, to the target's own: names go on to mean what they meant.
     let mut policies = migrations();

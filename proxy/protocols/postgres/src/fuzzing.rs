@@ -48,7 +48,7 @@ mod tests {
         for input in corpus.iter().chain(&kept("found", target)) {
             try_one(target, body, input, "kept");
         }
-        let (seed, runs) = (number(SEED, 1), number(RUNS, 20_000));
+        let (seed, runs) = (number(SEED, 1), number(RUNS, 40_000));
         let mut dice = StdRng::seed_from_u64(seed);
         for run in 0..runs {
             let input = another(&mut dice, &corpus);
