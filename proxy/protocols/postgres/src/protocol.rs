@@ -47,9 +47,16 @@ const PINNED: [&str; 3] = ["client_encoding", "search_path", "standard_conformin
 /// The PostgreSQL protocol, for one target.
 #[derive(Debug)]
 pub struct Postgres {
-    /// The front of the newest settings; replaced when a bundle brings others.
-    front: Mutex<Arc<sql::Front>>,
+    /// Of the newest settings; replaced when a bundle brings others.
+    fronts: Mutex<Fronts>,
     cancel: Arc<Registry>,
+}
+
+/// The fronts for sessions of the same settings: what a name means hangs on the server's version as well.
+#[derive(Debug)]
+struct Fronts {
+    any: Arc<sql::Front>,
+    eighteen: Arc<sql::Front>,
 }
 
 /// What a client wants of a session, as far as it is passed on.
@@ -71,19 +78,26 @@ impl Postgres {
     /// # Errors
     /// When a setting is unknown or cannot be meant.
     pub fn new(settings: &serde_json::Map<String, serde_json::Value>) -> Result<Self, String> {
-        let front = Arc::new(sql::Front::new(settings::read(settings)?));
-        Ok(Self { front: Mutex::new(front), cancel: Arc::default() })
+        Ok(Self { fronts: Mutex::new(Fronts::new(settings::read(settings)?)), cancel: Arc::default() })
     }
 
-    /// The front for a session of a target with these settings. A session keeps the one it began with.
-    fn front(&self, settings: &serde_json::Map<String, serde_json::Value>) -> Result<Arc<sql::Front>, Fault> {
-        let names = settings::read(settings)
-            .map_err(|cause| Fault::internal("this proxy does not understand its target's settings", cause))?;
-        let mut front = self.front.lock().unwrap_or_else(PoisonError::into_inner);
-        if *front.names() != names {
-            *front = Arc::new(sql::Front::new(names));
+    /// The front for a session with these settings, on such a server. A session keeps the one it began with.
+    fn front(&self, names: sql::NameSettings, release: sql::Release) -> Arc<sql::Front> {
+        let mut fronts = self.fronts.lock().unwrap_or_else(PoisonError::into_inner);
+        if *fronts.any.names() != names {
+            *fronts = Fronts::new(names);
         }
-        Ok(Arc::clone(&front))
+        Arc::clone(match release {
+            sql::Release::Any => &fronts.any,
+            sql::Release::Eighteen => &fronts.eighteen,
+        })
+    }
+}
+
+impl Fronts {
+    fn new(names: sql::NameSettings) -> Self {
+        let eighteen = Arc::new(sql::Front::new(names.clone().on(sql::Release::Eighteen)));
+        Self { any: Arc::new(sql::Front::new(names)), eighteen }
     }
 }
 
@@ -138,12 +152,15 @@ impl Protocol for Postgres {
     }
 
     async fn login(&self, opening: GrantedOpening<Wish>, session: SessionId) -> Result<LoggedIn<Conversation>, Fault> {
-        let front = self.front(&opening.way().target().settings)?;
+        let names = settings::read(&opening.way().target().settings)
+            .map_err(|cause| Fault::internal("this proxy does not understand its target's settings", cause))?;
         let wish = &opening.detail;
-        let search_path = front.names().search_path();
+        let search_path = names.search_path();
         let masking = opening.masking();
         let asked = masking.filter(|masking| !masking.plan.columns.is_empty()).map(|masking| &**masking);
         let target = login::login(opening.way(), opening.credential(), &wish.parameters, &search_path, asked).await?;
+        let version = target.statuses.iter().find(|(name, _)| name == "server_version").map(|(_, version)| version);
+        let front = self.front(names, version.map_or(sql::Release::Any, |version| sql::Release::told(version)));
         let registered = self.cancel.register(session, wish.minor);
         let mut greeting = BytesMut::new();
         if wish.negotiate {

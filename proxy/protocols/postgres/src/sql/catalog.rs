@@ -1,7 +1,7 @@
 //! What is known beforehand of the schema `pg_catalog`: its relations, and which of its functions are harmless.
 //!
-//! Owns the lists in `catalog/`; `functions.sql` there made the list of functions from a server's `pg_proc`
-//! and says which classes of functions it leaves out. Touches nothing. Invariant: a name that is not listed is
+//! Owns the lists in `catalog/`; `functions.sql` there made the list of functions from `pg_proc` of a server of version 15
+//! and says which classes of functions it leaves out; `eighteen.txt` is what it says otherwise of one of version 18. Touches nothing. Invariant: a name that is not listed is
 //! never taken for harmless.
 
 use std::sync::LazyLock;
@@ -17,35 +17,58 @@ pub(super) enum FunctionClass {
     Internal,
 }
 
-static FUNCTIONS: LazyLock<Vec<(&str, FunctionClass)>> = LazyLock::new(|| {
-    let mut functions: Vec<_> = include_str!("catalog/functions.txt")
-        .lines()
-        .filter_map(|line| {
-            let (name, class) = line.split_once(' ')?;
-            let class = match class {
-                "harmless" => FunctionClass::Harmless,
-                "internal" => FunctionClass::Internal,
-                _ => FunctionClass::Effect,
-            };
-            Some((name, class))
-        })
-        .collect();
+/// Which servers a text may be for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Release {
+    /// Of any version: a function that only newer ones have may be anybody's.
+    #[default]
+    Any,
+    /// Of version 18 or newer.
+    Eighteen,
+}
+
+/// A name, and its class where there is such a function.
+type Listed = (&'static str, Option<FunctionClass>);
+
+static FUNCTIONS: LazyLock<Vec<Listed>> = LazyLock::new(|| listed(include_str!("catalog/functions.txt")));
+
+/// Where version 18 differs: functions that 16 to 18 brought, and that went.
+static EIGHTEEN: LazyLock<Vec<Listed>> = LazyLock::new(|| listed(include_str!("catalog/eighteen.txt")));
+
+fn listed(text: &'static str) -> Vec<Listed> {
+    let class = |class| match class {
+        "harmless" => Some(FunctionClass::Harmless),
+        "internal" => Some(FunctionClass::Internal),
+        "gone" => None,
+        _ => Some(FunctionClass::Effect),
+    };
+    let mut functions: Vec<_> =
+        text.lines().filter_map(|line| line.split_once(' ')).map(|(name, word)| (name, class(word))).collect();
     functions.sort_unstable_by_key(|(name, _)| *name);
     functions
-});
+}
+
+fn find(list: &[Listed], name: &str) -> Option<Option<FunctionClass>> {
+    let at = list.binary_search_by_key(&name, |(name, _)| *name).ok()?;
+    list.get(at).map(|(_, class)| *class)
+}
+
+impl Release {
+    /// Of a server that reports this as its `server_version`.
+    pub(crate) fn told(version: &[u8]) -> Self {
+        let digits: String =
+            version.iter().take(4).take_while(|byte| byte.is_ascii_digit()).map(|byte| char::from(*byte)).collect();
+        match digits.parse::<u16>() {
+            Ok(18..) => Self::Eighteen,
+            _ => Self::Any,
+        }
+    }
+}
 
 static RELATIONS: LazyLock<Vec<&str>> = LazyLock::new(|| {
     let mut relations: Vec<_> = include_str!("catalog/relations.txt").lines().collect();
     relations.sort_unstable();
     relations
-});
-
-/// Functions that later versions than the lists' brought, up to 18, and that no prefix gives away. On a server that has
-/// none of that name yet it may be anybody's: none is taken for harmless.
-static LATER: LazyLock<Vec<&str>> = LazyLock::new(|| {
-    let mut later: Vec<_> = include_str!("catalog/later.txt").lines().collect();
-    later.sort_unstable();
-    later
 });
 
 /// Operators. What stands behind each computes from its arguments.
@@ -94,15 +117,15 @@ const FIELDS: [&str; 20] = [
     "x",
 ];
 
-/// The class of a function of `pg_catalog`, absent where there is none of that name.
-pub(super) fn function(name: &str) -> Option<FunctionClass> {
-    let at = FUNCTIONS.binary_search_by_key(&name, |(name, _)| *name).ok()?;
-    FUNCTIONS.get(at).map(|(_, class)| *class)
+/// The class of a function of `pg_catalog` on such a server, absent where there is none of that name.
+pub(super) fn function(name: &str, release: Release) -> Option<FunctionClass> {
+    let newer = (release == Release::Eighteen).then(|| find(&EIGHTEEN, name)).flatten();
+    newer.or_else(|| find(&FUNCTIONS, name)).flatten()
 }
 
-/// Whether `pg_catalog` may have a function of that name on a server that is newer than the lists.
+/// Whether `pg_catalog` may have a function of that name on a server that is newer than is known.
 pub(super) fn may_be_function(name: &str) -> bool {
-    name.starts_with("pg_") || name.starts_with("lo_") || LATER.binary_search(&name).is_ok()
+    name.starts_with("pg_") || name.starts_with("lo_") || find(&EIGHTEEN, name).flatten().is_some()
 }
 
 /// Whether `information_schema` has a harmless function of that name.
@@ -179,7 +202,9 @@ mod tests {
             "textin",
             "system",
         ] {
-            assert_ne!(function(name), Some(FunctionClass::Harmless), "{name}");
+            for release in [Release::Any, Release::Eighteen] {
+                assert_ne!(function(name, release), Some(FunctionClass::Harmless), "{name}");
+            }
         }
     }
 
@@ -216,7 +241,7 @@ mod tests {
             "unnest",
             "random",
         ] {
-            assert_eq!(function(name), Some(FunctionClass::Harmless), "{name}");
+            assert_eq!(function(name, Release::Any), Some(FunctionClass::Harmless), "{name}");
         }
     }
 

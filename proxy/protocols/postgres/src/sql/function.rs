@@ -143,7 +143,7 @@ impl Visit for pb::ColumnRef {
         walker.flow.note(fields);
         let [.., qualifier, name] = fields.as_slice() else { return };
         let Some(name) = text(name) else { return };
-        if catalog::function(name) == Some(FunctionClass::Effect) {
+        if catalog::function(name, walker.names.release) == Some(FunctionClass::Effect) {
             walker.runs(walker.verb, fields.get(fields.len().saturating_sub(1)..).unwrap_or_default());
         } else if let Some(qualifier) = text(qualifier) {
             walker.notation.read.push((walker.verb, qualifier.to_owned(), name.to_owned()));

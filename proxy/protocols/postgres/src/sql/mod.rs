@@ -31,6 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use moka::sync::Cache;
 use sallyport_policy::{Action, Fact, Fields, Object, Operation};
 
+pub use catalog::Release;
 pub use copy::{CopyForm, CopySyntax, Line};
 pub use likeness::without_constants;
 pub use names::{Loss, NameSettings, NameSettingsError};
@@ -135,8 +136,9 @@ impl Front {
     /// A front for upstream sessions that resolve names in this way.
     #[must_use]
     pub fn new(settings: NameSettings) -> Self {
-        let lost = Some(Arc::new(Self::alone(NameSettings::lost(Loss::All))));
-        let empty = Self { lost: lost.clone(), ..Self::alone(NameSettings::lost(Loss::Relations)) };
+        let release = settings.release;
+        let lost = Some(Arc::new(Self::alone(NameSettings::lost(Loss::All, release))));
+        let empty = Self { lost: lost.clone(), ..Self::alone(NameSettings::lost(Loss::Relations, release)) };
         Self { empty: Some(Arc::new(empty)), lost, ..Self::alone(settings) }
     }
 
@@ -196,7 +198,8 @@ impl Front {
             let _alone = PARSER.lock().unwrap_or_else(PoisonError::into_inner);
             pg_query::parse(text, 0).map_err(|error| Refusal::unparsed(&error))?
         };
-        let (empty, lost) = (NameSettings::lost(Loss::Relations), NameSettings::lost(Loss::All));
+        let release = self.names.release;
+        let (empty, lost) = (NameSettings::lost(Loss::Relations, release), NameSettings::lost(Loss::All, release));
         let mut walker = Walker::new(&self.names);
         let mut kinds = Vec::new();
         let mut actions = Vec::new();

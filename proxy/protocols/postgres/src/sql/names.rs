@@ -9,7 +9,7 @@
 
 use sallyport_policy::QualifiedName;
 
-use super::catalog::{self, FunctionClass};
+use super::catalog::{self, FunctionClass, Release};
 
 const CATALOG: &str = "pg_catalog";
 const TEMPORARY: &str = "pg_temp";
@@ -21,6 +21,8 @@ pub struct NameSettings {
     schemas: Vec<String>,
     /// What names without a schema do not tell any more.
     lost: Option<Loss>,
+    /// The server that resolves them.
+    pub(super) release: Release,
 }
 
 /// What is not known of names without a schema once a session has set a search path of its own.
@@ -82,12 +84,18 @@ impl NameSettings {
                 _ => {}
             }
         }
-        Ok(Self { schemas, lost: None })
+        Ok(Self { schemas, lost: None, release: Release::Any })
     }
 
     /// What holds once a session has set a search path of its own.
-    pub(super) const fn lost(loss: Loss) -> Self {
-        Self { schemas: Vec::new(), lost: Some(loss) }
+    pub(super) const fn lost(loss: Loss, release: Release) -> Self {
+        Self { schemas: Vec::new(), lost: Some(loss), release }
+    }
+
+    /// The same for sessions on such a server.
+    #[must_use]
+    pub fn on(self, release: Release) -> Self {
+        Self { release, ..self }
     }
 
     /// Whether built-in things are found first by a name with that schema, or with none where it is empty.
@@ -154,7 +162,7 @@ impl NameSettings {
 
     /// What a call by that name can do. An empty `schema` is none.
     pub(super) fn function(&self, schema: &str, name: &str) -> Callee {
-        match (schema, catalog::function(name)) {
+        match (schema, catalog::function(name, self.release)) {
             ("", _) if !self.finds("") => Callee::Runs(Vec::new()),
             ("" | CATALOG, Some(FunctionClass::Harmless)) => Callee::Harmless,
             ("information_schema", _) if catalog::is_harmless_of_information_schema(name) => Callee::Harmless,
@@ -173,7 +181,7 @@ impl NameSettings {
 
 impl Default for NameSettings {
     fn default() -> Self {
-        Self { schemas: vec!["public".to_owned()], lost: None }
+        Self { schemas: vec!["public".to_owned()], lost: None, release: Release::Any }
     }
 }
 

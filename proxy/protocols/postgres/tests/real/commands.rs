@@ -1,12 +1,12 @@
 //! Commands, refusals among them, and what the server's state is afterwards.
 
 use futures::{SinkExt, TryStreamExt, future};
-use sallyport_policy::Member;
+use sallyport_policy::{Effect, Member};
 use serde_json::json;
 use tokio_postgres::error::SqlState;
 
 use crate::raw::{Raw, bind, execute, flush, message, parse, query, sync};
-use crate::stage::{Stage, all_but_secrets};
+use crate::stage::{Stage, all_but_secrets, rule};
 
 fn code(error: &tokio_postgres::Error) -> String {
     error.code().map(|code| code.code().to_owned()).unwrap_or_default()
@@ -267,4 +267,28 @@ async fn suspending_an_agent_ends_its_copy_and_nothing_of_it_stays() {
     stage.member(Member { namespace: "ci".into(), name: "bot".into(), suspended: true, ..Member::default() });
     assert_eq!(raw.until_ready(2).await, "E57014 ZI E28000 end");
     assert_eq!(stage.truth("select count(*) from orders where id = 80").await, "0");
+}
+
+#[tokio::test]
+async fn what_a_server_has_built_in_is_harmless_there_and_anybodys_elsewhere() {
+    let stage = Stage::new().await;
+    let newer = stage.truth("show server_version_num").await.parse::<u32>().unwrap() >= 180_000;
+    stage.rules(vec![rule("read", Effect::Allow, &["Select"], &["public.orders"])]);
+    let client = stage.connect().await;
+    for text in [
+        "select uuidv7(), id from orders",
+        "select casefold(note) from orders",
+        "select array_sort(array[id]) from orders",
+    ] {
+        let told = client.simple_query(text).await.err().map(|error| code(&error)).unwrap_or_default();
+        assert_eq!(told, if newer { "" } else { "42501" }, "{text}");
+    }
+    // What went, somebody may have made anew.
+    stage.truth("create function public.pg_timezone_abbrevs() returns int return 1").await;
+    let told = client.simple_query("select pg_timezone_abbrevs() from orders").await.err().map(|error| code(&error));
+    assert_eq!(told.as_deref(), newer.then_some("42501"));
+    // Nothing else that came is taken for harmless.
+    for text in ["select pg_get_loaded_modules() from orders", "select pg_clear_relation_stats('a', 'b') from orders"] {
+        assert_eq!(client.simple_query(text).await.err().map(|error| code(&error)).as_deref(), Some("42501"), "{text}");
+    }
 }
