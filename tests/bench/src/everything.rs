@@ -74,17 +74,17 @@ pub(crate) async fn table(seconds: u32) -> Result<()> {
 /// What is measured is what it is called.
 fn check(guarded: &Guarded, masked: bool) -> Result<()> {
     let mut psql = Command::new(guarded.server.program("psql"));
-    psql.args(["-X", "-At", "-c", "select abalance from pgbench_accounts where aid = 7"]);
+    psql.args(["-X", "-At", "-c", "select filler is null, filler from pgbench_accounts where aid = 7"]);
     psql.arg(guarded.conninfo(Way::Proxied));
     let (shown, errors) = texts(&run(psql, "")?);
-    ensure!(shown.trim().is_empty() == masked, "masked: {masked}, and it shows {shown:?} {errors}");
+    ensure!((shown.trim() != "f|") == masked, "masked: {masked}, and it shows {shown:?} {errors}");
     Ok(())
 }
 
 /// The hundred rules, one of which asks for a WHERE and one of which looks at the clock; what every command reads is masked.
 fn everything() -> Result<Vec<PolicyEntry>> {
     let mut policies = hundred_rules();
-    let columns = ["public.pgbench_accounts.abalance", "public.pgbench_tellers.tbalance", "public.customers.email"];
+    let columns = ["public.pgbench_accounts.filler", "public.pgbench_history.filler", "public.customers.email"];
     let columns = columns.iter().filter_map(|column| ColumnPattern::parse(column).ok()).collect();
     let by_column = Mask { columns, detect: Vec::new(), method: MaskMethod::Null, strict: false };
     let detect = vec![Detector::CreditCard, Detector::Iban, Detector::Email];

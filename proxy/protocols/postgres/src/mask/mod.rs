@@ -262,7 +262,7 @@ impl Masks {
         if let Some((name, _)) = copied {
             let name = name.as_deref().unwrap_or("a column");
             return Some(Denial::not_understood(format!(
-                "{name} is masked, here by what a view shows: it may not be copied or renamed to where no mask would find it"
+                "{name} is masked here: it may be shown, and not be copied or renamed to where no mask would find it"
             )));
         }
         if relevant.unknown && !fields.copied.is_empty() {
