@@ -166,6 +166,11 @@ pub struct WouldHave {
 pub enum Parameter {
     /// In text form.
     Text(String),
+    /// In text form, of a type that the client says it is: read as another one it could be another value.
+    Typed {
+        /// As people are shown it, whole.
+        literal: String,
+    },
     /// In binary form, or in none that the protocol knows.
     Binary(Binary),
     /// SQL NULL or its like.

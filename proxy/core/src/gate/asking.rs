@@ -172,6 +172,7 @@ pub(crate) fn refusal(policy: &str, rule: &str, why: NotApproved) -> Denial {
 fn shown(entry: &Entry<'_>) -> Result<(String, Vec<String>), &'static str> {
     let literal = |parameter: &Parameter| match parameter {
         Parameter::Text(text) => Some(format!("'{}'", text.replace('\'', "''"))),
+        Parameter::Typed { literal } => Some(literal.clone()),
         Parameter::Null => Some("NULL".to_owned()),
         Parameter::Binary(binary) => binary.literal.clone(),
     };

@@ -57,6 +57,15 @@ pub(crate) fn literal(of: Option<u32>, format: u16, bytes: &[u8], longest: usize
     (shown.len() <= longest).then_some(shown)
 }
 
+/// A text that is to be read as that type: as it would stand in a statement, where the type is well known.
+pub(crate) fn typed(of: u32, text: &str) -> String {
+    let known = TYPES.iter().find(|(oid, array, ..)| [*oid, *array].contains(&of));
+    match known {
+        Some((oid, _, name, _)) => format!("{}::{name}{}", quoted(text), if *oid == of { "" } else { "[]" }),
+        None => format!("{} (type {of})", quoted(text)),
+    }
+}
+
 fn read(of: u32, bytes: &[u8]) -> Option<String> {
     if let Some((_, _, name, reading)) = TYPES.iter().find(|(oid, ..)| *oid == of) {
         return Some(format!("{}::{name}", quoted(&reading(bytes)?)));

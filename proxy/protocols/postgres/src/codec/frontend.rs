@@ -6,7 +6,7 @@
 use sallyport_core::record::{Binary, Parameter};
 use sallyport_policy::LONGEST_PARAMETER;
 
-use super::binary::literal;
+use super::binary::{literal, typed};
 use super::{CodecError, Fields, LARGEST, header, total};
 
 /// Longest Query or Parse: what a statement may come to.
@@ -150,7 +150,12 @@ pub(crate) fn named<'a>(kind: &'static str, body: &'a [u8]) -> Result<(Space, &'
 }
 
 /// The values of a Bind as they are recorded; `of` knows the types of some.
-pub(crate) fn parameters(values: &[u8], of: impl Fn(usize) -> Option<u32>) -> Vec<Parameter> {
+/// `of` tells their types, `claimed` those of which the client itself says that a text is to be read as them.
+pub(crate) fn parameters(
+    values: &[u8],
+    of: impl Fn(usize) -> Option<u32>,
+    claimed: impl Fn(usize) -> Option<u32>,
+) -> Vec<Parameter> {
     let mut parameters = Vec::new();
     if !values.is_empty() {
         // `values` was walked when the Bind came; it cannot fail now.
@@ -158,7 +163,10 @@ pub(crate) fn parameters(values: &[u8], of: impl Fn(usize) -> Option<u32>) -> Ve
             parameters.push(match value {
                 None => Parameter::Null,
                 Some(bytes) => match (format, std::str::from_utf8(bytes)) {
-                    (0, Ok(text)) => Parameter::Text(text.to_owned()),
+                    (0, Ok(text)) => match claimed(parameters.len()) {
+                        Some(of) => Parameter::Typed { literal: typed(of, text) },
+                        None => Parameter::Text(text.to_owned()),
+                    },
                     _ => {
                         let literal = literal(of(parameters.len()), format, bytes, LONGEST_PARAMETER);
                         Parameter::Binary(Binary { bytes: bytes.len(), literal })
@@ -335,7 +343,7 @@ mod tests {
                     _ => Parameter::Binary(Binary { bytes: bytes.len(), literal: literal(Some(17), format, bytes, 4096) }),
                 },
             }).collect();
-            prop_assert_eq!(parameters(read.values, |_| Some(17)), wanted);
+            prop_assert_eq!(parameters(read.values, |_| Some(17), |_| None), wanted);
             let built = build::execute(&name);
             prop_assert_eq!(execute(body(&built)).unwrap(), name.as_bytes());
             let built = build::close(b'P', &name);
@@ -348,9 +356,9 @@ mod tests {
         fn arbitrary_bodies_never_panic(bytes: Vec<u8>) {
             let _ = (frame(&bytes), query(&bytes), parse(&bytes), execute(&bytes), named("Close", &bytes));
             if let Ok(bind) = bind(&bytes) {
-                parameters(bind.values, |_| None);
+                parameters(bind.values, |_| None, |_| None);
             }
-            parameters(&bytes, |n| u32::try_from(n).ok());
+            parameters(&bytes, |n| u32::try_from(n).ok(), |n| u32::try_from(n).ok());
         }
     }
 }

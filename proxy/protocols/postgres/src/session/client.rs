@@ -595,7 +595,8 @@ impl Conversation {
 
 /// What a portal runs with.
 fn parameters(portal: &Portal) -> Vec<Parameter> {
-    frontend::parameters(&portal.values, |number| portal.meaning.type_of(number))
+    let meaning = &portal.meaning;
+    frontend::parameters(&portal.values, |number| meaning.type_of(number), |number| meaning.claimed(number))
 }
 
 /// Whether a text makes the server check what was put off to the end of the transaction.

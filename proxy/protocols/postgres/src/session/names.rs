@@ -88,6 +88,14 @@ impl Meaning {
         }
     }
 
+    /// What the client says that a parameter is to be read as, where it is a text and that says more than text.
+    pub(super) fn claimed(&self, number: usize) -> Option<u32> {
+        match self {
+            Self::One(statement) => statement.types.claimed(number),
+            Self::Any(_) => None,
+        }
+    }
+
     /// The same statements as `front` understands them.
     pub(super) fn reread(&self, front: &sql::Front) -> Self {
         let reread = |statement: &Arc<Statement>| {

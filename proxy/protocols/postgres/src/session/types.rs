@@ -45,6 +45,11 @@ impl Types {
         given.or_else(|| self.described.get()?.get(number).copied())
     }
 
+    /// What a client says that a text is to be read as, where that is anything but text.
+    pub(super) fn claimed(&self, number: usize) -> Option<u32> {
+        self.given.get(number).copied().filter(|_| !self.may_be_text(number))
+    }
+
     /// Whether a client leaves it to the server of what type that parameter is, or says that it is text of any length.
     pub(super) fn may_be_text(&self, number: usize) -> bool {
         self.given.get(number).is_none_or(|of| matches!(*of, 0 | UNKNOWN | 25 | 1043))

@@ -25,6 +25,7 @@ impl Rig {
         let entry = self.session.describe(&command).entry.unwrap();
         let literal = |parameter: Parameter| match parameter {
             Parameter::Binary(binary) => binary.literal.unwrap(),
+            Parameter::Typed { literal } => literal,
             other => format!("{other:?}"),
         };
         let hides = self.session.hides(&command);
@@ -51,6 +52,23 @@ fn the_type_that_a_parse_gives_is_the_one_that_is_shown() {
     for open in [0, 705] {
         rig.send(&[parse_of("", "select $1", &[open]), bind("", "", &[Some(FORTY_TWO)], 1)]);
         assert_eq!(rig.shows(""), [AS_BYTES]);
+    }
+}
+
+#[test]
+fn a_text_that_is_to_be_read_as_another_type_is_not_shown_like_a_text() {
+    let mut rig = Rig::new();
+    // The server reads `x` of it, three days or three seconds.
+    let shown = [
+        (18, "'3''x' (type 18)"),
+        (23, "'3''x'::int4"),
+        (1182, "'3''x'::date[]"),
+        (25, "Text(\"3'x\")"),
+        (0, "Text(\"3'x\")"),
+    ];
+    for (of, shown) in shown {
+        rig.send(&[parse_of("", "select $1", &[of]), bind("", "", &[Some(b"3'x")], 0)]);
+        assert_eq!(rig.shows(""), [shown]);
     }
 }
 
