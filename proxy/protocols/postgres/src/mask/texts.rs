@@ -67,10 +67,10 @@ fn is_of_the_text_alone(code: Option<&[u8]>, position: Option<&[u8]>, routine: O
         return false;
     }
     match code.unwrap_or_default() {
-        [b'4', b'2', ..] => position.is_some(),
+        [b'4', b'2', ..] | b"0A000" => position.is_some(),
         // Which constraint; the values are in the detail. Not 23000, which extensions use.
         b"23502" | b"23503" | b"23505" | b"23514" | b"23P01" => true,
-        b"25P02" | b"25001" | b"25006" | b"40001" | b"40P01" | b"55P03" | b"57014" | b"0A000" => true,
+        b"25P02" | b"25001" | b"25006" | b"40001" | b"40P01" | b"55P03" | b"57014" => true,
         [b'0', b'8', ..] | [b'5', b'3', ..] | [b'5', b'7', b'P', ..] => true,
         _ => false,
     }

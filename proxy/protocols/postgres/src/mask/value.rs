@@ -9,6 +9,9 @@ use sallyport_policy::MaskMethod;
 /// What a redacted text reads.
 pub(crate) const REDACTED: &[u8] = b"****";
 
+/// RFC 1035, section 2.3.4.
+const LONGEST_DOMAIN: usize = 255;
+
 /// How a value is written in an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -126,8 +129,13 @@ pub(crate) fn hash(key: &Key, value: &[u8], out: &mut Vec<u8>) {
 pub(crate) fn partial(value: &[u8], out: &mut Vec<u8>) {
     let text = String::from_utf8_lossy(value);
     let mut letter = [0; 4];
+    // Nothing but a domain may stand behind the @: a text of another kind says there what it likes.
+    let is_domain = |domain: &str| {
+        domain.len() <= LONGEST_DOMAIN && domain.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-'))
+    };
     if let Some((local, domain)) = text.rsplit_once('@')
         && let Some(first) = local.chars().next()
+        && is_domain(domain)
     {
         out.extend_from_slice(first.encode_utf8(&mut letter).as_bytes());
         out.extend_from_slice(b"***@");
@@ -286,6 +294,7 @@ mod tests {
         assert_eq!(text(MaskMethod::Partial, "bob@example.org").unwrap(), "b***@example.org");
         assert_eq!(text(MaskMethod::Partial, "4111 1111 1111 1234").unwrap(), "****1234");
         assert_eq!(text(MaskMethod::Partial, "short").unwrap(), "****");
+        assert_eq!(text(MaskMethod::Partial, "ring me @ 5, code 1234").unwrap(), "****1234", "that is no domain");
         assert_eq!(text(MaskMethod::Hash, "bob").unwrap().len(), 32);
         let token = text(MaskMethod::Tokenize, "Bob-42@example.org").unwrap();
         assert_eq!(token.len(), "Bob-42@example.org".len());
