@@ -14,6 +14,7 @@ use pg_query::protobuf::node::Node as N;
 use sallyport_policy::Operation;
 
 use super::catalog::{self, FunctionClass};
+use super::fields::Place;
 use super::walk::{Visit, Walker, names_of, text};
 
 /// What was read as `qualifier.name`, and which qualifiers are functions' results: only the end of a statement
@@ -72,7 +73,7 @@ impl Visit for pb::FuncCall {
 impl VisitArguments for pb::FuncCall {
     fn visit_arguments(&self, walker: &mut Walker<'_>) {
         let Self {
-            funcname: _,
+            funcname,
             args,
             agg_order,
             agg_filter,
@@ -84,7 +85,14 @@ impl VisitArguments for pb::FuncCall {
             funcformat: _,
             location: _,
         } = self;
-        args.visit(walker);
+        match args.as_slice() {
+            // A setting is told to the client by itself, and to whoever asks for it.
+            [name, set @ ..] if matches!(names_of(funcname), Some((_, "set_config"))) => {
+                name.visit(walker);
+                walker.at(Place::WithinAndCopied, |walker| set.iter().for_each(|value| value.visit(walker)));
+            }
+            _ => args.visit(walker),
+        }
         agg_order.visit(walker);
         agg_filter.visit(walker);
         over.visit(walker);

@@ -196,9 +196,13 @@ impl Walker<'_> {
             command;
         match def.as_deref().and_then(|def| def.node.as_ref()) {
             None => {}
-            // A parent or child: both show in each other.
-            Some(N::RangeVar(other)) => self.existing("AlterTable", other, Usage::Write),
+            // A parent or child: both show in each other, from now on or no longer.
+            Some(N::RangeVar(other)) => {
+                self.flow.mark_any();
+                self.existing("AlterTable", other, Usage::Write);
+            }
             Some(N::PartitionCmd(pb::PartitionCmd { name, bound, concurrent: _ })) => {
+                self.flow.mark_any();
                 if let Some(partition) = name {
                     self.existing("AlterTable", partition, Usage::Write);
                 }
