@@ -143,10 +143,16 @@ impl Fields {
         let from_end = columns.saturating_sub(at);
         match self.shown.len().checked_sub(from_end).and_then(|n| self.shown.get(n)) {
             Some(column) if from_end <= behind => Column::Known(column),
-            // One star: what is in it is known by its origin, or comes from within.
-            _ if columns >= self.shown.len().saturating_sub(1) => Column::OfStar,
+            // What is in a star of relations is known by its origin, or comes from within.
+            _ if columns >= self.shown.len().saturating_sub(1) && self.is_of_stars(first, last) => Column::OfStar,
             _ => Column::Unknown,
         }
+    }
+
+    /// Whether nothing but relations stands there: between two stars, or of a row that is made of something, any column
+    /// could be any.
+    fn is_of_stars(&self, first: usize, last: usize) -> bool {
+        self.shown.get(first..=last).is_some_and(|items| items.iter().all(|item| item.star && item.plain))
     }
 }
 
@@ -188,8 +194,13 @@ mod tests {
         assert_eq!(starred.shown_at(0, 9), Column::Known(&column("a")));
         assert_eq!(starred.shown_at(8, 9), Column::Known(&column("c")));
         for between in 1..8 {
-            assert_eq!(starred.shown_at(between, 9), Column::OfStar);
+            assert_eq!(starred.shown_at(between, 9), Column::Unknown, "b is one of them");
         }
+        assert_eq!(fields(vec![column("a"), star(), star()]).shown_at(4, 9), Column::OfStar);
+        let row = Shown { plain: false, ..star() };
+        let spread = fields(vec![row, column("a"), column("b")]);
+        assert_eq!(spread.shown_at(0, 3), Column::Unknown, "a row has any number of columns, or none");
+        assert_eq!(spread.shown_at(2, 3), Column::Known(&column("b")));
         assert_eq!(fields(vec![star()]).shown_at(0, 1), Column::OfStar);
         assert_eq!(fields(Vec::new()).shown_at(0, 1), Column::Unknown);
     }

@@ -34,7 +34,7 @@ pub fn foreseen(action: &Action, column: &ColumnPattern, method: MaskMethod) -> 
     }
     let items = fields.shown.iter().enumerate().filter_map(|(at, shown)| {
         let at = at + 1;
-        if shown.star {
+        if shown.star && shown.plain {
             return Some((Place::OfStar(at), taint(fields, Column::OfStar, name, method).unwrap_or(method)));
         }
         let told = taint(fields, Column::Known(shown), name, method)?;

@@ -54,7 +54,7 @@ pub(super) fn columns<'a>(
     // Of a join or a subquery it is another order than the table's.
     let mut relations = touched.relations();
     let (Some((names, _)), None) = (relations.next(), relations.next()) else { return Err(STAR) };
-    if shown.len() != 1 || !action.fields.within.is_empty() || relevant.unknown {
+    if !matches!(shown.as_slice(), [only] if only.plain) || !action.fields.within.is_empty() || relevant.unknown {
         return Err(STAR);
     }
     let Some(known) = known else { return Err(STAR) };

@@ -153,6 +153,15 @@ fn relevant(masking: &Masking, known: Option<&Known>, action: &Action) -> Releva
     relevant
 }
 
+fn copies_out(kinds: &[&StatementKind]) -> bool {
+    kinds.iter().any(|kind| matches!(kind, StatementKind::CopyOut(_)))
+}
+
+/// Whether which columns a COPY has is for the catalog to say.
+fn copies_star(action: &Action, kinds: &[&StatementKind]) -> bool {
+    copies_out(kinds) && action.fields.shown.iter().any(|column| column.star)
+}
+
 impl Relevant {
     fn is_none(&self) -> bool {
         self.columns.is_empty() && !self.unknown
@@ -217,13 +226,16 @@ impl Masks {
     }
 
     /// Whether the catalog should be asked, before a command that does `action`.
-    pub(crate) fn wants_to_know(&self, action: &Action) -> bool {
+    pub(crate) fn wants_to_know(&self, action: &Action, kinds: &[&StatementKind]) -> bool {
         if self.masking.plan.columns.is_empty() {
             return false;
         }
         let old = self.learned.is_none_or(|learned| learned.elapsed() >= FRESH);
         let Some(known) = self.known.as_deref() else { return old || self.stale };
-        old || self.stale || relevant(&self.masking, Some(known), action).unknown
+        let relevant = relevant(&self.masking, Some(known), action);
+        // Its lines do not tell which columns they have: what another session has changed meanwhile must be known.
+        let starred = copies_star(action, kinds) && !relevant.is_none();
+        old || self.stale || starred || relevant.unknown
     }
 
     /// Whether `action` defines something that masks must know of.
@@ -270,11 +282,14 @@ impl Masks {
                 "values of a relation that is not known yet would be copied, and columns are masked here: try again",
             ));
         }
-        let leaves = kinds.iter().any(|kind| matches!(kind, StatementKind::CopyOut(_)));
-        if !leaves || relevant.taint(fields, Column::Unknown).is_none() {
+        if !copies_out(kinds) || relevant.taint(fields, Column::Unknown).is_none() {
             return None;
         }
         let columns = match layout::form(kinds) {
+            // By now they may be others, in another order.
+            Some(_) if copies_star(action, kinds) && (self.stale || Self::is_definition(action)) => {
+                Err("COPY would show masked columns, and what was just defined may have changed which they are")
+            }
             None => Err("COPY would show masked columns in a form that is not known here"),
             Some(form) => layout::columns(&relevant, self.known.as_deref(), action, form),
         };

@@ -42,7 +42,7 @@ impl Conversation {
         if !idle || self.status == Status::Failed || self.skip != Skip::No || !command.begins_work() {
             return;
         }
-        if command.action().is_some_and(|action| masks.wants_to_know(action)) {
+        if command.action().is_some_and(|action| masks.wants_to_know(action, &command.all_kinds())) {
             self.ask(upstream);
         }
     }

@@ -177,6 +177,20 @@ impl Flow {
         }
     }
 
+    /// What a COPY writes: to the client, where nobody tells what a star stands for, or elsewhere.
+    pub(super) fn written_in_lines(&mut self, to_client: bool) {
+        let stars = self.shown.iter_mut().filter(|answer| answer.star);
+        stars.for_each(|answer| answer.draft.names.insert_any());
+        if !to_client {
+            let within = std::mem::take(&mut self.within);
+            for draft in self.shown.iter().map(|answer| &answer.draft).chain([&within]) {
+                self.copied.names.extend(&draft.names);
+                self.copied.alone.extend(draft.alone.iter().cloned());
+            }
+            self.within = within;
+        }
+    }
+
     fn settle(self) -> Fields {
         let Self { shown, within, mut compared, copied, rows, by_name, by_position, .. } = self;
         let settled = |draft: Draft| {
@@ -251,10 +265,11 @@ impl Walker<'_> {
                     };
                 } else if let Some(N::ResTarget(column)) = &target.node {
                     answer.name.clone_from(&column.name);
+                    answer.star = column.val.as_deref().is_some_and(is_spread);
                 }
-                let star = answer.star;
+                let relations = answer.star && answer.plain;
                 walker.flow.shown.push(answer);
-                if !star {
+                if !relations {
                     target.visit(walker);
                 }
             }
@@ -329,6 +344,12 @@ impl Walker<'_> {
             }
         }
     }
+}
+
+/// `(row).*` stands for as many columns as the row has, perhaps none.
+fn is_spread(node: &pb::Node) -> bool {
+    let Some(N::AIndirection(row)) = &node.node else { return false };
+    row.indirection.last().is_some_and(|last| matches!(last.node, Some(N::AStar(_))))
 }
 
 impl Visit for pb::JoinExpr {

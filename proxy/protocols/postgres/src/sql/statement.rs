@@ -250,6 +250,9 @@ impl Walker<'_> {
             }
             _ => self.unknown(verb),
         }
+        if !*is_from {
+            self.flow.written_in_lines(!*is_program && filename.is_empty());
+        }
         self.verb = verb;
         attlist.visit(self);
         options.visit(self);

@@ -7,6 +7,7 @@
 
 mod asking;
 mod commands;
+mod evasions;
 mod hours;
 mod limits;
 mod masks;
