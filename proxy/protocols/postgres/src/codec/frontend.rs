@@ -42,13 +42,21 @@ pub(crate) struct Frame {
     pub(crate) total: usize,
 }
 
+impl Frame {
+    /// Whether it is a text that is too long to be read.
+    pub(crate) const fn is_long_text(self) -> bool {
+        matches!(self.kind, Kind::Query | Kind::Parse) && self.total > LONGEST_TEXT + 1
+    }
+}
+
 /// The message at the front of `input`; `None` until its header is there.
 pub(crate) fn frame(input: &[u8]) -> Result<Option<Frame>, CodecError> {
     let Some(first) = input.first() else { return Ok(None) };
     // The type is looked at before the length has come: garbage is told at its first byte.
     let (kind, name, limit) = match first {
-        b'Q' => (Kind::Query, "Query", LONGEST_TEXT),
-        b'P' => (Kind::Parse, "Parse", LONGEST_TEXT),
+        // Longer ones than are read are refused, and dropped as they come.
+        b'Q' => (Kind::Query, "Query", LARGEST),
+        b'P' => (Kind::Parse, "Parse", LARGEST),
         b'B' => (Kind::Bind, "Bind", LONGEST_BIND),
         b'D' => (Kind::Describe, "Describe", LONGEST_SMALL),
         b'E' => (Kind::Execute, "Execute", LONGEST_SMALL),
@@ -300,7 +308,9 @@ mod tests {
                 assert!(with(kind, length).is_err(), "{} {length}", char::from(kind));
             }
         }
-        assert!(with(b'Q', 1024 * 1024).is_ok() && with(b'Q', 1024 * 1024 + 1).is_err());
+        assert!(!with(b'Q', 1024 * 1024).unwrap().unwrap().is_long_text());
+        assert!(with(b'P', 1024 * 1024 + 1).unwrap().unwrap().is_long_text());
+        assert!(with(b'F', 1024 * 1024 + 1).is_err() && with(b'Q', 1024 * 1024 * 1024 + 1).is_err());
         assert!(with(b'B', 64 * 1024 * 1024).is_ok() && with(b'B', 64 * 1024 * 1024 + 1).is_err());
         assert!(with(b'S', 5).is_err());
     }

@@ -23,7 +23,7 @@ use crate::codec::backend::ready_for_query;
 use crate::codec::frontend::{self, Frame, Kind, Space};
 use crate::codec::{CodecError, HEADER};
 use crate::mask::is_ours;
-use crate::sql::{self, Loss};
+use crate::sql::{self, LONGEST_TEXT, Loss};
 
 /// A text longer than this takes the parser milliseconds.
 const LONG_TEXT: usize = 16 * 1024;
@@ -296,6 +296,9 @@ impl Conversation {
         if self.queue.len() >= MOST_IN_FLIGHT || self.awaits_catalog() {
             return Ok(Next::Full);
         }
+        if frame.is_long_text() {
+            return Ok(Next::Command(self.long_text(frame, input)));
+        }
         if input.len() < frame.total {
             return Ok(Next::Incomplete);
         }
@@ -308,6 +311,20 @@ impl Conversation {
             _ => None,
         };
         Ok(Next::Command(Command { raw, what, refined: refined.map(Box::new) }))
+    }
+
+    /// A text that is longer than is read: it is refused as any other, and nothing of it is held.
+    fn long_text(&mut self, frame: Frame, input: &mut BytesMut) -> Command {
+        let own = Own::new(
+            "54000",
+            format!(
+                "the statement has {} bytes, more than {LONGEST_TEXT}: send data with COPY or parameters",
+                frame.total
+            ),
+        );
+        let what = if frame.kind == Kind::Query { What::Query(Err(own)) } else { What::Parse(Err(own)) };
+        let _dropped = self.drop_message(frame, input);
+        Command { raw: Bytes::new(), what, refined: None }
     }
 
     /// Reads a whole message that is none of COPY's.

@@ -292,3 +292,23 @@ async fn what_a_server_has_built_in_is_harmless_there_and_anybodys_elsewhere() {
         assert_eq!(client.simple_query(text).await.err().map(|error| code(&error)).as_deref(), Some("42501"), "{text}");
     }
 }
+
+#[tokio::test]
+async fn a_text_that_is_too_long_is_refused_like_any_other_and_the_session_goes_on() {
+    let stage = Stage::new().await;
+    let client = stage.connect().await;
+    let long = format!("select '{}'", "x".repeat(9 << 20));
+    for _ in 0..2 {
+        assert_eq!(code(&client.simple_query(&long).await.unwrap_err()), "54000");
+        assert_eq!(code(&client.prepare(&long).await.err().unwrap()), "54000");
+        assert_eq!(client.query_one("select 41 + 1", &[]).await.unwrap().get::<_, i32>(0), 42);
+    }
+    client.simple_query("begin; insert into orders values (70, 'x')").await.unwrap();
+    assert_eq!(code(&client.simple_query(&long).await.unwrap_err()), "54000");
+    assert_eq!(code(&client.simple_query("select 1").await.unwrap_err()), "25P02");
+    client.simple_query("commit").await.unwrap();
+    assert_eq!(stage.truth("select count(*) from orders where id = 70").await, "0");
+    let refused = stage.records.texts("deny");
+    assert_eq!(refused.len(), 5);
+    assert!(refused.iter().all(|text| text.len() < 200), "{refused:?}");
+}
