@@ -33,8 +33,17 @@ const WATCH: u32 = 20;
 const MOST_OPEN: usize = 16;
 /// Objects that are looked at to find one.
 const MOST_LISTED: u32 = 500;
+/// How long an API server that has no time is left alone.
+const BREATHER: Duration = Duration::from_millis(500);
 /// How often a write that met another is tried anew.
 const TRIES: usize = 5;
+
+/// Why a question could not be put.
+struct Unasked {
+    told: String,
+    /// The API server has no time for it (429), or sets up where such objects are kept: it has not looked at it.
+    later: bool,
+}
 
 /// The desk of one replica.
 #[derive(Clone)]
@@ -50,9 +59,9 @@ impl Desk {
 
     /// Follows one question until nobody waits for it any more.
     async fn follow(self, question: Arc<Question>, sheet: watch::Sender<Sheet>) {
-        let put = match timeout(CALL, self.put(&question)).await {
+        let put = match timeout(CALL, self.put_in_time(&question)).await {
             Ok(put) => put,
-            Err(_) => Err("the cluster does not answer: try again".to_owned()),
+            Err(_) => Err("the cluster does not answer, or has no time: try again".to_owned()),
         };
         let found = match put {
             Ok(found) => found,
@@ -80,8 +89,18 @@ impl Desk {
         }
     }
 
+    async fn put_in_time(&self, question: &Question) -> Result<AccessRequest, String> {
+        loop {
+            match self.put(question).await {
+                Err(Unasked { later: true, .. }) => tokio::time::sleep(BREATHER).await,
+                put => return put.map_err(|unasked| unasked.told),
+            }
+        }
+    }
+
     /// The question as it stands already, or made anew.
-    async fn put(&self, question: &Question) -> Result<AccessRequest, String> {
+    async fn put(&self, question: &Question) -> Result<AccessRequest, Unasked> {
+        let never = |told: String| Unasked { told, later: false };
         let (agent, target) = (&question.agent, &question.target.name);
         let of_agent =
             format!("spec.target={target},spec.agent.namespace={},spec.agent.name={}", agent.namespace(), agent.name());
@@ -95,22 +114,23 @@ impl Desk {
                 return Ok(found.clone());
             }
             if self.listed(&of_agent).await?.iter().filter(open).count() >= MOST_OPEN {
-                return Err(format!("this agent has {MOST_OPEN} questions open here already: wait for their answers"));
+                let told = format!("this agent has {MOST_OPEN} questions open here already: wait for their answers");
+                return Err(never(told));
             }
             let made = made(question, same.len() + 1, now);
             match self.requests.create(&PostParams::default(), &made).await {
                 Ok(made) => return Ok(made),
                 // Another session or replica asks the same: one question is enough for both.
                 Err(kube::Error::Api(status)) if status.is_already_exists() => {}
-                Err(error) => return Err(cannot_ask(&error)),
+                Err(error) => return Err(unasked(&error)),
             }
         }
-        Err("too many ask the same at the same time: try again".to_owned())
+        Err(never("too many ask the same at the same time: try again".to_owned()))
     }
 
-    async fn listed(&self, fields: &str) -> Result<Vec<AccessRequest>, String> {
+    async fn listed(&self, fields: &str) -> Result<Vec<AccessRequest>, Unasked> {
         let some = ListParams::default().fields(fields).limit(MOST_LISTED);
-        self.requests.list(&some).await.map(|list| list.items).map_err(|error| cannot_ask(&error))
+        self.requests.list(&some).await.map(|list| list.items).map_err(|error| unasked(&error))
     }
 
     async fn used_up(&self, question: &Question, name: &str) -> Result<(), DeskFault> {
@@ -276,6 +296,10 @@ fn made(question: &Question, ordinal: usize, now: SystemTime) -> AccessRequest {
         },
         status: None,
     }
+}
+
+fn unasked(error: &kube::Error) -> Unasked {
+    Unasked { told: cannot_ask(error), later: matches!(error, kube::Error::Api(status) if status.code == 429) }
 }
 
 /// For the agent: no address, no detail of the cluster.
