@@ -11,7 +11,7 @@ use sallyport_policy::{
     RecordingLevel, SessionTerms, When,
 };
 
-use crate::throughput::{Bouncer, ROUNDS, hundred_rules, measure, median};
+use crate::throughput::{ROUNDS, begin, hundred_rules, measure, median};
 
 /// What the proxy has to do for each command.
 struct Work {
@@ -22,12 +22,7 @@ struct Work {
 
 /// Runs the whole table.
 pub(crate) async fn table(seconds: u32) -> Result<()> {
-    let guarded = Guarded::start(hundred_rules()).await?;
-    let bouncer = Bouncer::start(&guarded).await?;
-    let pgbench = guarded.server.program("pgbench");
-    let mut init = Command::new(&pgbench);
-    init.args(["-i", "-q", "-s", "5"]).arg(guarded.conninfo(Way::Direct));
-    ensure!(run(init, "")?.status.success(), "pgbench -i failed");
+    let (guarded, bouncer, pgbench) = begin().await?;
     let written = Recording::at(RecordingLevel::Commands);
     let synced = Recording { durability: Durability::Synced, ..Recording::at(RecordingLevel::Commands) };
     let all = [

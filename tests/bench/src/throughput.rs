@@ -1,7 +1,7 @@
 //! pgbench direct, through pgbouncer with client certificates, and through the proxy, in one run.
 //! It starts all three on loopback and reads processor time from /proc. It prints ratios to direct.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -27,12 +27,7 @@ pub(crate) struct Sample {
 
 /// Runs the whole table.
 pub(crate) async fn table(seconds: u32) -> Result<()> {
-    let guarded = Guarded::start(hundred_rules()).await?;
-    let bouncer = Bouncer::start(&guarded).await?;
-    let pgbench = guarded.server.program("pgbench");
-    let mut init = Command::new(&pgbench);
-    init.args(["-i", "-q", "-s", "5"]).arg(guarded.conninfo(Way::Direct));
-    ensure!(run(init, "")?.status.success(), "pgbench -i failed");
+    let (guarded, bouncer, pgbench) = begin().await?;
     println!(
         "pgbench, 100 rules loaded, records on, medians of {ROUNDS} rounds of {seconds} s in turn; ratios to direct TLS"
     );
@@ -73,6 +68,17 @@ pub(crate) async fn table(seconds: u32) -> Result<()> {
         rss(bouncer.id())?
     );
     Ok(())
+}
+
+/// A server with pgbench's tables, behind both.
+pub(crate) async fn begin() -> Result<(Guarded, Bouncer, PathBuf)> {
+    let guarded = Guarded::start(hundred_rules()).await?;
+    let bouncer = Bouncer::start(&guarded).await?;
+    let pgbench = guarded.server.program("pgbench");
+    let mut init = Command::new(&pgbench);
+    init.args(["-i", "-q", "-s", "5"]).arg(guarded.conninfo(Way::Direct));
+    ensure!(run(init, "")?.status.success(), "pgbench -i failed");
+    Ok((guarded, bouncer, pgbench))
 }
 
 pub(crate) fn measure(

@@ -10,7 +10,7 @@ use super::binary::{literal, typed};
 use super::{CodecError, Fields, LARGEST, header, total};
 
 /// Longest Query or Parse: what a statement may come to.
-pub(crate) const LONGEST_TEXT: usize = 1024 * 1024;
+pub(crate) const LONGEST_TEXT: usize = crate::sql::LONGEST_TEXT;
 /// Longest Bind: a statement's parameters.
 pub(crate) const LONGEST_BIND: usize = 64 * 1024 * 1024;
 /// Longest of the others.

@@ -63,7 +63,8 @@ pub(crate) struct Catalog {
     relations: HashMap<u32, Relation>,
     by_name: HashMap<QualifiedName, u32>,
     inherits: Vec<(u32, u32)>,
-    views: Vec<(u32, String)>,
+    /// With their texts; none of one that went while the question was answered.
+    views: Vec<(u32, Option<String>)>,
     bytes: usize,
     rows: usize,
     /// Not all of the answer was read.
@@ -162,16 +163,23 @@ impl Catalog {
     fn read(&mut self, row: &[u8]) -> Option<()> {
         let mut fields = Fields::new("DataRow", row);
         let count = fields.u16().ok()?;
-        let mut texts = [""; 5];
+        let mut texts = [None; 5];
         if usize::from(count) != texts.len() {
             return None;
         }
         for text in &mut texts {
-            let length = usize::try_from(fields.i32().ok()?).ok()?;
-            *text = std::str::from_utf8(fields.bytes(length).ok()?).ok()?;
+            *text = match fields.i32().ok()? {
+                -1 => None,
+                length => Some(std::str::from_utf8(fields.bytes(usize::try_from(length).ok()?).ok()?).ok()?),
+            };
         }
-        let [kind, oid, second, third, fourth] = texts;
+        let [Some(kind), Some(oid), second, Some(third), Some(fourth)] = texts else { return None };
         let oid: u32 = oid.parse().ok()?;
+        let view = second.map(str::to_owned);
+        let second = match kind {
+            "v" => "",
+            _ => second?,
+        };
         match kind {
             "r" => {
                 let name = QualifiedName::new(second.to_owned(), third.to_owned());
@@ -189,7 +197,7 @@ impl Catalog {
                 self.relations.entry(oid).or_insert_with(unnamed).columns.push(column);
             }
             "i" => self.inherits.push((oid, second.parse().ok()?)),
-            "v" => self.views.push((oid, second.to_owned())),
+            "v" => self.views.push((oid, view)),
             _ => {}
         }
         Some(())
@@ -235,7 +243,8 @@ impl Catalog {
                 }
             }
         }
-        let views: Vec<_> = self.views.iter().map(|(oid, text)| (*oid, front.describe(text).ok())).collect();
+        let described = |text: &Option<String>| front.describe(text.as_deref()?).ok();
+        let views: Vec<_> = self.views.iter().map(|(oid, text)| (*oid, described(text))).collect();
         for _ in 0..MOST_ROUNDS {
             let before = masks.clone();
             for (child, parent) in &self.inherits {
@@ -358,20 +367,32 @@ const _: () = assert!(OUR_NAME.len() < 64, "the server cuts longer names");
 mod tests {
     use super::*;
 
+    fn row(texts: [Option<&str>; 5]) -> Vec<u8> {
+        let values = texts.iter().flat_map(|text| {
+            let length = text.map_or(-1, |text| i32::try_from(text.len()).unwrap()).to_be_bytes();
+            [&length, text.unwrap_or_default().as_bytes()].concat()
+        });
+        [0, 5].into_iter().chain(values).collect()
+    }
+
+    #[test]
+    fn a_view_that_went_while_the_catalog_was_asked_is_masked_whole_and_the_rest_is_known() {
+        let mut catalog = Catalog::default();
+        catalog.take(&row(["r", "16400", "public", "seen", "1"].map(Some)));
+        catalog.take(&row([Some("v"), Some("16400"), None, Some(""), Some("")]));
+        assert!(catalog.is_whole());
+        let masking = Masking { plan: sallyport_policy::MaskPlan::default(), key: None };
+        let masks = catalog.resolve(&masking, &sql::Front::new(sql::NameSettings::default()));
+        assert_eq!(masks.get(&16400).and_then(|masks| masks.of(1)), Some(MaskMethod::Redact));
+    }
+
     #[test]
     fn of_an_answer_that_was_not_read_whole_nothing_is_known() {
-        let row = |texts: [&str; 5]| {
-            let values = texts.iter().flat_map(|text| {
-                let length = i32::try_from(text.len()).unwrap().to_be_bytes();
-                [&length, text.as_bytes()].concat()
-            });
-            [0, 5].into_iter().chain(values).collect::<Vec<u8>>()
-        };
         let mut catalog = Catalog::default();
-        catalog.take(&row(["r", "16400", "public", "people", "1"]));
+        catalog.take(&row(["r", "16400", "public", "people", "1"].map(Some)));
         assert!(catalog.is_whole());
         // The column that is masked would have been this.
-        catalog.take(&row(["a", "16400", "1", "email", "of no type"]));
+        catalog.take(&row(["a", "16400", "1", "email", "of no type"].map(Some)));
         assert!(!catalog.is_whole());
         let masking = std::sync::Arc::new(Masking { plan: sallyport_policy::MaskPlan::default(), key: None });
         let mut masks = super::super::Masks::new(masking);

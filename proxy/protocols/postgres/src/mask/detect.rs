@@ -160,16 +160,25 @@ fn domain_end(text: &[u8], start: usize) -> Option<usize> {
 /// The first number of a card from `from` on: digits, with at most one space or hyphen between two, of which the last is
 /// right, and no digit before or behind.
 fn card(text: &[u8], from: usize) -> Option<Range<usize>> {
+    // The next group of digits may begin a number, too.
+    first_of_runs(text, from, u8::is_ascii_digit, card_end)
+}
+
+/// The first of the runs of such bytes from `from` on, not begun before it, where something begins that ends.
+fn first_of_runs(
+    text: &[u8],
+    from: usize,
+    is: fn(&u8) -> bool,
+    end: fn(&[u8], usize) -> Option<usize>,
+) -> Option<Range<usize>> {
     let mut at = from;
     loop {
-        at += text.get(at..)?.iter().position(u8::is_ascii_digit)?;
-        // Digits before it would make it another number.
-        let begins = !at.checked_sub(1).and_then(|before| text.get(before)).is_some_and(u8::is_ascii_digit);
-        if begins && let Some(end) = card_end(text, at) {
+        at += text.get(at..)?.iter().position(is)?;
+        let begins = !at.checked_sub(1).and_then(|before| text.get(before)).is_some_and(is);
+        if begins && let Some(end) = end(text, at) {
             return Some(at..end);
         }
-        // The next group of digits may begin a number.
-        at += text.get(at..)?.iter().position(|byte| !byte.is_ascii_digit())?;
+        at += text.get(at..)?.iter().position(|byte| !is(byte))?;
     }
 }
 
@@ -212,15 +221,7 @@ fn luhn(digits: &[u8]) -> bool {
 /// The first number of an account from `from` on: a country, check digits and as much more as the country's numbers have,
 /// with at most one space between two of them; no letter or digit before.
 fn account(text: &[u8], from: usize) -> Option<Range<usize>> {
-    let mut at = from;
-    loop {
-        at += text.get(at..)?.iter().position(u8::is_ascii_alphanumeric)?;
-        let begins = !at.checked_sub(1).and_then(|before| text.get(before)).is_some_and(u8::is_ascii_alphanumeric);
-        if begins && let Some(end) = account_end(text, at) {
-            return Some(at..end);
-        }
-        at += text.get(at..)?.iter().position(|byte| !byte.is_ascii_alphanumeric())?;
-    }
+    first_of_runs(text, from, u8::is_ascii_alphanumeric, account_end)
 }
 
 fn account_end(text: &[u8], start: usize) -> Option<usize> {

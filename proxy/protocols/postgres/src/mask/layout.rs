@@ -8,7 +8,7 @@ use sallyport_policy::{Action, Column, MaskMethod, Shown};
 use super::catalog::Attribute;
 use super::copy::Announced;
 use super::value::Form;
-use super::{Known, Relevant, Touched};
+use super::{Kinds, Known, Relevant, Touched};
 use crate::sql::{CopyForm, CopySyntax, StatementKind};
 
 /// How each column is written, and how it is masked.
@@ -23,8 +23,8 @@ pub(super) enum Columns<'a> {
 }
 
 /// The form of all COPYs TO STDOUT of a text: where there are two, nobody knows which of them speaks.
-pub(super) fn form<'a>(kinds: &[&'a StatementKind]) -> Option<&'a CopyForm> {
-    let mut forms = kinds.iter().filter_map(|kind| match kind {
+pub(super) fn form<'k>(kinds: impl Kinds<'k>) -> Option<&'k CopyForm> {
+    let mut forms = kinds.filter_map(|kind| match kind {
         StatementKind::CopyOut(form) => Some(form.as_deref()),
         _ => None,
     });

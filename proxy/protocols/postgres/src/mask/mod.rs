@@ -34,6 +34,11 @@ use crate::sql::{self, CopyForm, StatementKind};
 /// What was learned from the catalog is asked for anew after this long: another session may replace a view.
 const FRESH: Duration = Duration::from_secs(30);
 
+/// What the statements of a command are, one after the other.
+pub(crate) trait Kinds<'k>: Iterator<Item = &'k StatementKind> + Clone {}
+
+impl<'k, K: Iterator<Item = &'k StatementKind> + Clone> Kinds<'k> for K {}
+
 /// What masks come to for one session.
 #[derive(Debug)]
 pub(crate) struct Masks {
@@ -153,12 +158,12 @@ fn relevant(masking: &Masking, known: Option<&Known>, action: &Action) -> Releva
     relevant
 }
 
-fn copies_out(kinds: &[&StatementKind]) -> bool {
-    kinds.iter().any(|kind| matches!(kind, StatementKind::CopyOut(_)))
+fn copies_out<'k>(mut kinds: impl Kinds<'k>) -> bool {
+    kinds.any(|kind| matches!(kind, StatementKind::CopyOut(_)))
 }
 
 /// Whether which columns a COPY has is for the catalog to say.
-fn copies_star(action: &Action, kinds: &[&StatementKind]) -> bool {
+fn copies_star<'k>(action: &Action, kinds: impl Kinds<'k>) -> bool {
     copies_out(kinds) && action.fields.shown.iter().any(|column| column.star)
 }
 
@@ -226,7 +231,7 @@ impl Masks {
     }
 
     /// Whether the catalog should be asked, before a command that does `action`.
-    pub(crate) fn wants_to_know(&self, action: &Action, kinds: &[&StatementKind]) -> bool {
+    pub(crate) fn wants_to_know<'k>(&self, action: &Action, kinds: impl Kinds<'k>) -> bool {
         if self.masking.plan.columns.is_empty() {
             return false;
         }
@@ -246,7 +251,7 @@ impl Masks {
 
     /// What must be done to the answers of a command; nothing where no mask can have to do with it.
     /// `always`: even where no mask seems to, for more is about to be known.
-    pub(crate) fn veil(&self, action: &Action, kinds: &[&StatementKind], always: bool) -> Option<Box<Veil>> {
+    pub(crate) fn veil<'k>(&self, action: &Action, kinds: impl Kinds<'k>, always: bool) -> Option<Box<Veil>> {
         let none = || relevant(&self.masking, self.known.as_deref(), action).is_none();
         if !always && self.detectors.is_empty() && none() {
             return None;
@@ -261,7 +266,7 @@ impl Masks {
     }
 
     /// What speaks against a command that policy cannot see: it knows no catalog.
-    pub(crate) fn forbids(&self, action: &Action, kinds: &[&StatementKind]) -> Option<Denial> {
+    pub(crate) fn forbids<'k>(&self, action: &Action, kinds: impl Kinds<'k>) -> Option<Denial> {
         let relevant = relevant(&self.masking, self.known.as_deref(), action);
         if relevant.is_none() {
             return None;
@@ -282,10 +287,10 @@ impl Masks {
                 "values of a relation that is not known yet would be copied, and columns are masked here: try again",
             ));
         }
-        if !copies_out(kinds) || relevant.taint(fields, Column::Unknown).is_none() {
+        if !copies_out(kinds.clone()) || relevant.taint(fields, Column::Unknown).is_none() {
             return None;
         }
-        let columns = match layout::form(kinds) {
+        let columns = match layout::form(kinds.clone()) {
             // By now they may be others, in another order.
             Some(_) if copies_star(action, kinds) && (self.stale || Self::is_definition(action)) => {
                 Err("COPY would show masked columns, and what was just defined may have changed which they are")

@@ -23,7 +23,7 @@ use crate::codec::backend::ready_for_query;
 use crate::codec::frontend::{self, Frame, Kind, Space};
 use crate::codec::{CodecError, HEADER};
 use crate::mask::is_ours;
-use crate::sql::{self, LONGEST_TEXT, Loss};
+use crate::sql::{self, Loss};
 
 /// A text longer than this takes the parser milliseconds.
 const LONG_TEXT: usize = 16 * 1024;
@@ -138,20 +138,19 @@ impl Command {
     }
 
     /// The kinds of the statements that it sends, prepares or runs.
-    pub(super) fn all_kinds(&self) -> Vec<&sql::StatementKind> {
-        match &self.what {
-            What::Query(Ok(described)) => described.kinds.iter().collect(),
-            What::Parse(Ok(statement)) => statement.described.kinds.iter().collect(),
-            What::Bind(Ok(portal)) | What::Execute(Ok(portal)) => {
-                portal.meaning.statements().iter().flat_map(|statement| &statement.described.kinds).collect()
-            }
-            _ => Vec::new(),
-        }
+    pub(super) fn all_kinds(&self) -> impl Iterator<Item = &sql::StatementKind> + Clone {
+        let (own, statements): (&[_], &[_]) = match &self.what {
+            What::Query(Ok(described)) => (&described.kinds, &[]),
+            What::Parse(Ok(statement)) => (&statement.described.kinds, &[]),
+            What::Bind(Ok(portal)) | What::Execute(Ok(portal)) => (&[], portal.meaning.statements()),
+            _ => (&[], &[]),
+        };
+        own.iter().chain(statements.iter().flat_map(|statement| &statement.described.kinds))
     }
 
     /// Whether the server may wait for data after it.
     pub(super) fn may_copy_in(&self) -> bool {
-        self.all_kinds().contains(&&sql::StatementKind::CopyIn)
+        self.all_kinds().any(|kind| *kind == sql::StatementKind::CopyIn)
     }
 
     /// Whether it can be the first of a segment.
@@ -315,13 +314,7 @@ impl Conversation {
 
     /// A text that is longer than is read: it is refused as any other, and nothing of it is held.
     fn long_text(&mut self, frame: Frame, input: &mut BytesMut) -> Command {
-        let own = Own::new(
-            "54000",
-            format!(
-                "the statement has {} bytes, more than {LONGEST_TEXT}: send data with COPY or parameters",
-                frame.total
-            ),
-        );
+        let own = Own::new("54000", sql::Refusal::too_long(frame.total).cause);
         let what = if frame.kind == Kind::Query { What::Query(Err(own)) } else { What::Parse(Err(own)) };
         let _dropped = self.drop_message(frame, input);
         Command { raw: Bytes::new(), what, refined: None }

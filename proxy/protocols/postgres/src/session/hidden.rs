@@ -42,7 +42,7 @@ impl Conversation {
         if !idle || self.status == Status::Failed || self.skip != Skip::No || !command.begins_work() {
             return;
         }
-        if command.action().is_some_and(|action| masks.wants_to_know(action, &command.all_kinds())) {
+        if command.action().is_some_and(|action| masks.wants_to_know(action, command.all_kinds())) {
             self.ask(upstream);
         }
     }
@@ -77,7 +77,7 @@ impl Conversation {
         let asked = self.awaits_catalog();
         if let (Some(masks), Some(action)) = (&self.masks, command.action()) {
             // What is about to be learned may be that a mask has to do with it.
-            entry.veil = masks.veil(action, &command.all_kinds(), asked);
+            entry.veil = masks.veil(action, command.all_kinds(), asked);
         }
     }
 

@@ -315,7 +315,7 @@ impl protocol::Conversation for Conversation {
     fn describe<'a>(&'a self, command: &'a Command) -> Described<'a> {
         let mut described = command.describe();
         if let (Some(masks), Ok(action)) = (&self.masks, &described.action)
-            && let Some(denial) = masks.forbids(action, &command.all_kinds())
+            && let Some(denial) = masks.forbids(action, command.all_kinds())
         {
             described.action = Err(denial);
         }

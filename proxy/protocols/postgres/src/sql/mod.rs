@@ -175,10 +175,7 @@ impl Front {
     /// may be due to want of memory or file descriptors.
     pub fn describe(&self, text: &str) -> Result<Arc<Described>, Refusal> {
         if text.len() > LONGEST_TEXT {
-            return Err(Refusal::new(format!(
-                "the statement has {} bytes, more than {LONGEST_TEXT}: send data with COPY or parameters",
-                text.len()
-            )));
+            return Err(Refusal::too_long(text.len()));
         }
         if text.contains('\0') {
             return Err(Refusal::new("the statement contains a NUL byte"));
@@ -258,6 +255,12 @@ impl Described {
 impl Refusal {
     fn new(cause: impl Into<String>) -> Self {
         Self { cause: cause.into() }
+    }
+
+    pub(crate) fn too_long(bytes: usize) -> Self {
+        Self::new(format!(
+            "the statement has {bytes} bytes, more than {LONGEST_TEXT}: send data with COPY or parameters"
+        ))
     }
 
     fn unparsed(error: &pg_query::Error) -> Self {
